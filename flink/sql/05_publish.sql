@@ -1,0 +1,54 @@
+-- In:  readings and unreadable messages.
+-- Out: sensor.<kind>, sensor.other, sensor.dead, in one pass and one sink; empty fields are left out of the JSON.
+-- The message time is handed on, so that the age of a reading can be told at every later stage.
+
+CREATE TABLE published (
+  topic STRING ${topic_column},
+  message_time ${time_column},
+  message_key STRING,
+  record_id BIGINT,
+  sensor_id BIGINT,
+  sensor_type STRING,
+  location_id BIGINT,
+  lat DOUBLE,
+  lon DOUBLE,
+  altitude DOUBLE,
+  indoor BOOLEAN,
+  country STRING,
+  place STRING,
+  cell STRING,
+  ts STRING,
+  kind STRING,
+  value_type STRING,
+  `value` DOUBLE,
+  qc INT,
+  text STRING,
+  reason STRING,
+  source_topic STRING,
+  source_partition INT,
+  source_offset BIGINT,
+  original BYTES
+) ${partitioned} WITH (
+  ${sink}
+);
+
+INSERT INTO published (
+  topic, message_time, message_key, record_id, sensor_id, sensor_type, location_id, lat, lon, altitude, indoor,
+  country, place, cell, ts, kind, value_type, `value`, qc, text, reason, source_topic, source_partition, source_offset
+)
+SELECT
+  topic, message_time, sensor_key, record_id, CAST(sensor_key AS BIGINT), sensor_type, location_id, lat, lon, altitude, indoor,
+  country, place, cell, ts, kind, value_type,
+  CASE WHEN is_reading THEN `value` END,
+  qc,
+  CASE WHEN NOT is_reading THEN LEFT(text, 10000) END,
+  reason,
+  CASE WHEN reason IS NOT NULL THEN message_topic END,
+  CASE WHEN reason IS NOT NULL THEN message_partition END,
+  CASE WHEN reason IS NOT NULL THEN message_offset END
+FROM readings;
+
+INSERT INTO published (topic, message_time, reason, source_topic, source_partition, source_offset, original)
+SELECT 'sensor.dead', message_time, 'not_json', message_topic, message_partition, message_offset,
+  CASE WHEN CHAR_LENGTH(text) <= 1000000 THEN payload END -- a longer one is on sensor.raw, at the place named here
+FROM unreadable;

@@ -1,0 +1,90 @@
+"""A real InfluxDB for tests: found on PATH, in $INFLUXD or at $INFLUX_URL; without one the test is skipped."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+@dataclass(frozen=True)
+class Influx:
+    "A server, and what it takes to write to it."
+
+    address: str  # e.g. http://127.0.0.1:8086
+    org: str
+    token: str
+
+    def ask(self, method: str, path: str, **json: object) -> dict:
+        answer = httpx.request(
+            method, self.address + path, json=json or None, headers={"Authorization": f"Token {self.token}"}
+        )
+        answer.raise_for_status()
+        return answer.json() if answer.content else {}
+
+    @contextmanager
+    def bucket(self, keep_s: int = 0) -> Iterator[str]:
+        "Store URL of a new bucket, which keeps readings for so long (0: for ever)."
+        org_id = self.ask("GET", f"/api/v2/orgs?org={self.org}")["orgs"][0]["id"]
+        rules = [{"type": "expire", "everySeconds": keep_s}] if keep_s else []
+        name = f"test-{secrets.token_hex(6)}"
+        made = self.ask("POST", "/api/v2/buckets", orgID=org_id, name=name, retentionRules=rules)
+        yield f"{self.address.replace('http', 'influxdb')}?org={self.org}&bucket={name}"
+        self.ask("DELETE", f"/api/v2/buckets/{made['id']}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextmanager
+def running_influxd(program: str, folder: Path) -> Iterator[Influx]:
+    "Start influxd in a folder, set it up, and end it."
+    server = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
+    paths = [f"--{name}-path={folder / name}" for name in ("bolt", "sqlite", "engine")]
+    address = f"--http-bind-address={server.address.removeprefix('http://')}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([program, address, *paths, "--reporting-disabled"], stdout=log, stderr=log)
+    try:
+        wait_until_healthy(server.address, process, folder / "log")
+        names = {"username": "test", "password": secrets.token_hex(8), "org": server.org, "bucket": "readings"}
+        server.ask("POST", "/api/v2/setup", token=server.token, **names)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_healthy(address: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(300):
+        try:
+            if httpx.get(f"{address}/health").is_success:
+                return
+        except httpx.TransportError:
+            assert process.poll() is None, f"influxd ended at once:\n{log.read_text()[-2000:]}"
+        time.sleep(0.1)
+    raise TimeoutError(f"influxd was not healthy after 30 s:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    "InfluxDB 2, as real as it is to be had."
+    address, token = os.environ.get("INFLUX_URL", ""), os.environ.get("SENSORLIB_INFLUX_TOKEN", "")
+    if address and token:
+        orgs = httpx.get(f"{address}/api/v2/orgs", headers={"Authorization": f"Token {token}"}).json()["orgs"]
+        yield Influx(address.rstrip("/"), orgs[0]["name"], token)
+        return
+    program = os.environ.get("INFLUXD") or shutil.which("influxd")
+    if not program:
+        pytest.skip("no InfluxDB: put influxd on PATH, set INFLUXD, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN")
+    with running_influxd(program, tmp_path_factory.mktemp("influxd")) as server:
+        yield server
