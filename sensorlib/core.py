@@ -6,14 +6,16 @@
 __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPIC', 'DEAD_TOPIC', 'KIND_TOPICS', 'DEAD_REASONS',
            'NUMBER', 'IDENTIFIER', 'TIME', 'READING_COLUMNS', 'ValueType', 'kind_of', 'parse_number', 'parse_id',
            'parse_time', 'format_time', 'Reading', 'SensorlibError', 'SettingError', 'FeedError', 'BusError',
-           'StoreError', 'MissingPart', 'PartDied', 'Settings', 'load_settings']
+           'StoreError', 'MissingPart', 'PartDied', 'Settings', 'load_settings', 'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 # %% ../nbs/00_core.ipynb #5caab126
@@ -216,3 +218,20 @@ def load_settings(
             wanted = f"expected {convert.__name__}: {f.metadata['says']}"
             raise SettingError(f"SENSORLIB_{f.name.upper()} is {raw!r}, {wanted}") from error
     return Settings(**values)
+
+# %% ../nbs/00_core.ipynb #d0383b9b
+def write_status(
+    path: Path,  # File to write
+    status: Mapping[str, Any],  # What to say
+) -> None:
+    "Replace a status file in one step."
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(status))
+    fresh.replace(path)
+
+
+def read_status(
+    path: Path,  # File that `write_status` writes
+) -> dict[str, Any]:  # What it says; empty before it is there
+    "Read a status file."
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -8,7 +8,7 @@ __all__ = ['log', 'LIGHT', 'DARK', 'Area', 'WORLD', 'SCALES', 'PAGE_HTML', 'PAGE
            'fit_view', 'describe', 'format_value', 'map_points', 'value_marker', 'map_figure', 'break_gaps',
            'value_range', 'panel_traces', 'series_figure', 'stages_of', 'stages_figure', 'Answer', 'one_of', 'whole',
            'answer_map', 'answer_series', 'fixed_pages', 'answer', 'PageHandler', 'PageHTTPServer', 'pack',
-           'PageServer', 'lend', 'serve_page']
+           'PageServer', 'lend', 'serve_page', 'save_page']
 
 # %% ../nbs/16_figures.ipynb #d58dd3a5
 import gzip
@@ -23,6 +23,7 @@ from functools import cache, partial
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -628,7 +629,7 @@ function perMinute(name, total) {
 }
 """
 
-# %% ../nbs/16_figures.ipynb #75066e64
+# %% ../nbs/16_figures.ipynb #9bf33ce7
 _PAGE_DRAW_JS = """
 function drawStatus(status) {
   const totals = { fetched: status.fetched, raw: status.raw, ...status.kinds, other: status.other, dead: status.dead, stored: status.stored };
@@ -678,7 +679,7 @@ async function drawMap(mine) {
 }
 """
 
-# %% ../nbs/16_figures.ipynb #838bc4e5
+# %% ../nbs/16_figures.ipynb #5736328d
 _PAGE_LOOP_JS = """
 async function drawSeries(mine) {
   if (!state.sensor) return;
@@ -737,7 +738,7 @@ refresh();
 """
 PAGE_JS = _PAGE_STATE_JS + _PAGE_DRAW_JS + _PAGE_LOOP_JS
 
-# %% ../nbs/16_figures.ipynb #34bbfb9c
+# %% ../nbs/16_figures.ipynb #a721f6c7
 @dataclass(frozen=True)
 class Answer:
     "What the server sends back."
@@ -776,7 +777,7 @@ def whole(
         raise SettingError(f"{name} is {given!r}, expected a whole number from {least} to {most}")
     return int(given)
 
-# %% ../nbs/16_figures.ipynb #04e7edb3
+# %% ../nbs/16_figures.ipynb #a439a69b
 def answer_map(
     query: Query,  # `value_type`, and perhaps `sensor, dark, width, height`
     reader: Reader,
@@ -814,7 +815,7 @@ def answer_series(
     title = " · ".join(str(word) for word in words if pd.notna(word))
     return series_figure(series, title, dark=dark).update_layout(uirevision=f"{sensor}-{kind}-{hours}")
 
-# %% ../nbs/16_figures.ipynb #ef686eb8
+# %% ../nbs/16_figures.ipynb #3c9bc159
 @cache
 def fixed_pages() -> dict[str, tuple[str, bytes]]:  # Address to content type and content
     "What the server hands out unchanged."
@@ -855,7 +856,7 @@ def answer(
         code, text = 503, json.dumps({"error": f"The store cannot be read: {error}"})
     return Answer(code, "application/json; charset=utf-8", text.encode())
 
-# %% ../nbs/16_figures.ipynb #62fe2e0a
+# %% ../nbs/16_figures.ipynb #f1f03066
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -897,7 +898,7 @@ class PageHandler(BaseHTTPRequestHandler):
         "Log a request quietly."
         log.debug("page: " + format, *args)
 
-# %% ../nbs/16_figures.ipynb #84ba8aa3
+# %% ../nbs/16_figures.ipynb #c85a3027
 class PageHTTPServer(ThreadingHTTPServer):
     "Serves every request from a thread of its own."
 
@@ -906,7 +907,7 @@ class PageHTTPServer(ThreadingHTTPServer):
         gone = isinstance(sys.exception(), ConnectionError)
         log.log(logging.DEBUG if gone else logging.ERROR, "page: request of %s failed", client_address, exc_info=True)
 
-# %% ../nbs/16_figures.ipynb #b78a6a6b
+# %% ../nbs/16_figures.ipynb #fe82e642
 @cache
 def _pack_once(body: bytes) -> bytes:
     return gzip.compress(body, 6)
@@ -958,3 +959,47 @@ def serve_page(
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="page", daemon=True)
     thread.start()
     return PageServer(f"http://{host}:{server.server_address[1]}/", server, thread)
+
+# %% ../nbs/16_figures.ipynb #a7b96aef
+_KEPT_JS = """
+const base = JSON.parse(document.getElementById('base').textContent);
+const figures = JSON.parse(document.getElementById('figures').textContent);
+const choice = document.getElementById('choice');
+function draw(name) {
+  const figure = figures[name];
+  if (figure.layout.map) figure.layout.map.style.sources.base.data = base;
+  Plotly.react('figure', figure.data, figure.layout, {responsive: true, displaylogo: false});
+}
+for (const name of Object.keys(figures)) choice.add(new Option(name, name));
+choice.onchange = () => draw(choice.value);
+draw(choice.value);
+"""
+
+
+def _data(name: str, content: object) -> str:
+    text = content if isinstance(content, str) else json.dumps(content)
+    return f'<script type="application/json" id="{name}">{text.replace("<", chr(92) + "u003c")}</script>'
+
+
+def save_page(
+    store: Store,  # Where the newest readings are
+    status: dict[str, Any],  # Counts at each stage
+    path: Path,  # File to write
+) -> Path:  # The same path
+    "Write the newest readings and the counts as one page that works by itself."
+    latest = [store.latest(kind) for kind in KINDS]
+    shown = [(name, frame) for frame in latest for name in VALUE_TYPES if (frame["value_type"] == name).any()]
+    figures = {VALUE_TYPES[name].label: map_figure(frame, name, base="base", size=(1100, 640)) for name, frame in shown}
+    figures["Stages"] = stages_figure(status)
+    drawn = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>sensorlib: readings</title>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        "<body style='font: 15px system-ui, sans-serif; margin: 16px'><h1 style='font-size: 22px'>sensorlib</h1>"
+        "<label>Show <select id='choice'></select></label><div id='figure'></div>"
+        "<p>Data: sensor.community, ODbL 1.0 / DbCL 1.0. Outlines: Natural Earth. Times are UTC.</p>"
+        f"{_data('base', base_map())}{_data('figures', drawn)}"
+        f"<script>{get_plotlyjs()}</script><script>{_KEPT_JS}</script></body></html>"
+    )
+    path.write_text(page, encoding="utf-8")
+    return path

@@ -4,17 +4,24 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'CHECKS', 'FLAGS', 'FAULTS', 'Limits', 'Code', 'Relation', 'partner_sql',
-           'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge']
+           'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'Verdicts', 'check_files', 'summarise',
+           'write_frame', 'read_frame', 'score']
 
 # %% ../nbs/05_quality.ipynb #acc2ece3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
 
-from .core import PARTICLE_COUNTERS, VALUE_TYPES
+from .archive import open_files, read_file
+from .core import PARTICLE_COUNTERS, READING_COLUMNS, VALUE_TYPES, MissingPart, SettingError, format_time
+from .feed import Scrap, measurements, merge_records
+from .places import enrich
 
 # %% ../nbs/05_quality.ipynb #fc6fcc24
 def _number(value: float) -> str:
@@ -232,3 +239,125 @@ def judge(
         engine.register("columns", columns)
         qc = engine.execute(f"SELECT {qc_sql().replace('`', '')} AS qc FROM columns").fetchnumpy()["qc"]
     return readings[measured.columns].assign(qc=np.asarray(qc, dtype="int32"))
+
+# %% ../nbs/05_quality.ipynb #6f1c42a6
+_BATCH = 20_000  # records
+
+
+@dataclass
+class Verdicts:
+    "What a check of files found; values = readings + other + dead, where scraps count among the dead."
+
+    records: int
+    readings: pd.DataFrame  # Columns `READING_COLUMNS`
+    other: int  # Values that the table of kinds does not know
+    dead: pd.DataFrame  # reason, sensor_id, ts, value_type, text
+
+
+def _batches(paths: Iterable[Path], watch: Callable[[str], Any]) -> Iterator[tuple[list[dict[str, Any]], list[Scrap]]]:
+    records: list[dict[str, Any]] = []
+    scraps: list[Scrap] = []
+    for path in paths:
+        for name, data in open_files(path):
+            found = read_file(name, data)
+            records += merge_records(found.records)
+            scraps += found.scraps
+            watch(name)
+            if len(records) >= _BATCH:
+                yield records, scraps
+                records, scraps = [], []
+    yield records, scraps
+
+# %% ../nbs/05_quality.ipynb #fff62d83
+_DEAD = ["reason", "sensor_id", "ts", "value_type", "text"]
+
+
+def check_files(
+    paths: Iterable[Path],  # Files or folders, packed or not
+    watch: Callable[[str], Any] = lambda name: None,  # Told the name of each file that was read
+) -> Verdicts:  # Readings with their verdict, and what was none
+    "Judge every value in some files."
+    now = format_time(datetime.now(UTC))
+    records, other = 0, 0
+    judged: list[pd.DataFrame] = []
+    dead: list[pd.DataFrame] = []
+    for batch, scraps in _batches(paths, watch):
+        records += len(batch)
+        measured = measurements(enrich(record, now) for record in batch)
+        judged.append(judge(measured)[list(READING_COLUMNS)])
+        dead.append(measured.loc[measured["reason"].notna(), _DEAD])
+        texts = [(s.reason, s.original.decode(errors="replace")) for s in scraps]
+        dead.append(pd.DataFrame(texts, columns=["reason", "text"]).reindex(columns=_DEAD))
+        other += int((measured["reason"].isna() & measured["kind"].isna()).sum())
+    return Verdicts(records, pd.concat(judged, ignore_index=True), other, pd.concat(dead, ignore_index=True))
+
+
+def summarise(
+    verdicts: Verdicts,  # What `check_files` found
+) -> dict[str, Any]:  # What `check --json` prints
+    "Count verdicts by flag and by value type."
+    qc = verdicts.readings["qc"]
+    flagged = int((~is_good(qc)).sum())
+    return {
+        "records": verdicts.records,
+        "readings": len(qc),
+        "good": len(qc) - flagged,
+        "flagged": flagged,
+        "dead": len(verdicts.dead),
+        "other": verdicts.other,
+        "by_flag": {name: int((qc & bit > 0).sum()) for name, bit in FLAGS.items()},
+        "by_value_type": verdicts.readings["value_type"].value_counts().sort_index().to_dict(),
+    }
+
+# %% ../nbs/05_quality.ipynb #d078c60f
+_FORMATS = {".parquet": "PARQUET", ".csv": "CSV", ".ndjson": "JSON"}
+
+
+def _format(path: Path) -> str:
+    try:
+        return _FORMATS[path.suffix]
+    except KeyError as error:
+        raise SettingError(
+            f"cannot tell the format of {path}; expected a name ending in {', '.join(_FORMATS)}"
+        ) from error
+
+
+def write_frame(
+    frame: pd.DataFrame,  # Any table
+    path: Path,  # File to write, ending in .parquet, .csv or .ndjson
+) -> None:
+    "Write a table, times in UTC."
+    with duckdb.connect() as engine:
+        engine.execute("SET TimeZone = 'UTC'")
+        engine.register("frame", frame)
+        engine.execute(f"COPY frame TO {_text(str(path))} (FORMAT {_format(path)})")
+
+
+def read_frame(
+    path: Path,  # File ending in .parquet, .csv or .ndjson
+) -> pd.DataFrame:  # The table
+    "Read a table that `write_frame` wrote."
+    reader = {"PARQUET": "read_parquet", "CSV": "read_csv", "JSON": "read_json"}[_format(path)]
+    if not path.exists():
+        raise MissingPart(f"no such file: {path}")
+    with duckdb.connect() as engine:
+        engine.execute("SET TimeZone = 'UTC'")
+        return engine.execute(f"SELECT * FROM {reader}({_text(str(path))})").df()
+
+# %% ../nbs/05_quality.ipynb #d7e78d06
+def score(
+    readings: pd.DataFrame,  # Judged readings
+    truth: pd.DataFrame,  # sensor_id, value_type, ts and fault of the spoilt ones
+) -> dict[str, Any]:  # Recall by fault, and precision over all
+    "Compare verdicts with the truth."
+    keys = ["sensor_id", "value_type", "ts"]
+    told = truth.assign(ts=pd.to_datetime(truth["ts"], utc=True))
+    flagged = readings.loc[~is_good(readings["qc"]), keys].astype({"sensor_id": "int64"})
+    spoilt = told.merge(flagged.assign(caught=True), on=keys, how="left")
+    spoilt["caught"] = spoilt["caught"].notna()
+    right = flagged.merge(told, on=keys)
+    return {
+        "recall": spoilt.groupby("fault")["caught"].mean().round(4).to_dict(),
+        "spoilt": spoilt["fault"].value_counts().sort_index().to_dict(),
+        "precision": round(len(right) / len(flagged), 4) if len(flagged) else None,
+    }

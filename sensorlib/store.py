@@ -406,9 +406,8 @@ def _newest(
 # %% ../nbs/09_store.ipynb #b5c8a6fa
 _ALL_TIME = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))  # as far as core.TIME reaches
 _FROM = "from(bucket: _bucket) |> range(start: _since, stop: _until)"
-_FLUX_LATEST = f"{_FROM} |> filter(fn: (r) => r._measurement == _kind) |> last() |> toFloat() |> group()"
-_FLUX_SENSORS = f"""{_FROM} |> filter(fn: (r) => r._measurement == _kind and r.sensor_id =~ /^(SENSORS)$/)
-    |> toFloat() |> group()"""
+_FLUX_ROWS = f"{_FROM} |> filter(fn: (r) => r._measurement == _kind and WHICH) THEN|> group() |> toFloat()"
+_NUMBERS, _VERDICTS, _INDOOR = "r._field !~ /_qc$|^indoor$/", "r._field =~ /_qc$/", 'r._field == "indoor"'
 _FLUX_COUNTS = f"""{_FROM} |> filter(fn: (r) => r._field =~ /_qc$/) |> count()
     |> group(columns: ["_measurement"]) |> sum() |> group()"""
 _ROW = ("_time", "_field", "_value", *_TAGS)
@@ -444,7 +443,7 @@ class InfluxStore:
 
     def latest(self, kind: str) -> pd.DataFrame:
         "Newest reading per (sensor_id, value_type); record_id, altitude and cell are missing."
-        rows = self._ask(_FLUX_LATEST, _ROW, _ALL_TIME, _kind=kind)
+        rows = pd.concat([self._rows(kind, f, _ALL_TIME, "|> last() ") for f in (_NUMBERS, _VERDICTS, _INDOOR)])
         torn = _torn(rows)
         if len(torn):
             rows = pd.concat([rows, self._sensors(torn["sensor_id"], kind, torn["ts"].min(), torn["ts"].max() + 1)])
@@ -472,7 +471,12 @@ class InfluxStore:
             return _parse_answer("", _ROW)
         ids = "|".join(sorted({str(int(sensor_id)) for sensor_id in sensor_ids}))
         span = EPOCH + SECOND * int(start_s), EPOCH + SECOND * int(stop_s)
-        return self._ask(_FLUX_SENSORS.replace("SENSORS", ids), _ROW, span, _kind=kind)
+        which = f"r.sensor_id =~ /^({ids})$/"
+        return pd.concat([self._rows(kind, f"{fields} and {which}", span) for fields in (_NUMBERS, _VERDICTS)])
+
+    def _rows(self, kind: str, which: str, span: tuple[datetime, datetime], then: str = "") -> pd.DataFrame:
+        query = _FLUX_ROWS.replace("WHICH", which).replace("THEN", then)
+        return self._ask(query, _ROW, span, _kind=kind)
 
     def _ask(self, query: str, columns: Sequence[str], span: tuple[datetime, datetime], **names: str) -> pd.DataFrame:
         params = {"_bucket": self._bucket, "_since": span[0], "_until": span[1], **names}

@@ -11,11 +11,11 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .bus import MAX_MESSAGE_BYTES
 from .core import IDENTIFIER, KIND_TOPICS, NUMBER, TIME, DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
@@ -233,6 +233,7 @@ def submit(
 def run_stream(
     settings: Settings,  # Settings of the services
     stop: threading.Event,  # Set it to stop the job with a savepoint
+    watch: Callable[[str], Any] = lambda status: None,  # Told the status of the job, as Flink names it, every second
 ) -> None:
     "Run the streaming job until told to stop; raise PartDied when it fails for good."
     folder = Path(settings.checkpoints)
@@ -244,6 +245,7 @@ def run_stream(
     log.info("job %s is running", job.get_job_id())
     while not stop.wait(1.0):
         status = job.get_job_status().result().name
+        watch(status)
         if status in ("FAILED", "CANCELED", "FINISHED"):
             raise PartDied(f"the stream job is {status.lower()}, expected it to run; its log says why")
     savepoint = job.stop_with_savepoint(False, (folder / "savepoints").resolve().as_uri()).result()

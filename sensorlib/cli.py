@@ -1,0 +1,315 @@
+"""Command line of sensorlib: one subcommand a task, exit 0 done, 1 failed, 2 bad usage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sensorlib import __version__
+from sensorlib.core import SensorlibError, Settings, format_time, load_settings, write_status
+
+Arguments = argparse.Namespace
+
+
+def _stop_on_signals() -> threading.Event:
+    "Event that SIGINT and SIGTERM set, so that a loop can end in order."
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _settings(arguments: Arguments) -> Settings:
+    given = {f.name: getattr(arguments, f.name, None) for f in fields(Settings)}
+    return load_settings(**given)
+
+
+def _status_writer(path: Path | None) -> Callable[[dict[str, Any]], None]:
+    return (lambda status: write_status(path, status)) if path else (lambda status: None)
+
+
+def _print_result(arguments: Arguments, result: dict[str, Any]) -> None:
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:>15}  {value}")
+
+
+def _polls(arguments: Arguments, settings: Settings) -> tuple[Any, float]:
+    "Source of a scraper, and its pause between polls [s]."
+    from sensorlib.scraper import live, replayed, simulated
+
+    if arguments.source in ([], ["live"]):
+        return live(settings.feed_url), settings.poll_s
+    if arguments.source == ["simulate"]:
+        return simulated(arguments.sensors), min(settings.poll_s, 15.0)
+    return replayed(map(Path, arguments.source)), 0.0
+
+
+def scrape(arguments: Arguments) -> int:
+    "Poll a source and send on what is new."
+    from sensorlib.bus import Outbox, make_topics
+    from sensorlib.scraper import memory_of
+    from sensorlib.scraper import scrape as run
+
+    settings, stop = _settings(arguments), _stop_on_signals()
+    make_topics(settings.brokers, settings.partitions, settings.replicas)
+    write = _status_writer(arguments.status)
+    polls, pause_s = _polls(arguments, settings)
+    counts = run(
+        polls, memory_of(settings), Outbox(settings.brokers), stop, pause_s, watch=lambda now: write(asdict(now))
+    )
+    _print_result(arguments, asdict(counts))
+    return 0
+
+
+def stream(arguments: Arguments) -> int:
+    "Run the Flink job on Kafka, or over files."
+    from sensorlib.stream import run_batch, run_stream
+
+    settings = _settings(arguments)
+    if arguments.batch:
+        run_batch(arguments.batch, arguments.out, settings.parallelism)
+        return 0
+    write = _status_writer(arguments.status)
+    run_stream(settings, _stop_on_signals(), watch=lambda state: write({"state": state}))
+    return 0
+
+
+def collect(arguments: Arguments) -> int:
+    "Store readings as they come."
+    from sensorlib.collector import Progress
+    from sensorlib.collector import collect as run
+
+    write = _status_writer(arguments.status)
+
+    def counts(now: Progress) -> dict[str, Any]:
+        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "flagged")}
+        return {**told, "p50_s": now.percentile_s(50), "p99_s": now.percentile_s(99)}
+
+    progress = run(_settings(arguments), _stop_on_signals(), watch=lambda now: write(counts(now)))
+    _print_result(arguments, counts(progress))
+    return 0
+
+
+def check(arguments: Arguments) -> int:
+    "Judge files without any server."
+    from tqdm import tqdm
+
+    from sensorlib.quality import check_files, read_frame, score, summarise, write_frame
+
+    with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+        verdicts = check_files(arguments.paths, watch=lambda name: bar.update())
+    result = summarise(verdicts)
+    if arguments.truth:
+        result["truth"] = score(verdicts.readings, read_frame(arguments.truth))
+    for frame, path in ((verdicts.readings, arguments.out), (verdicts.dead, arguments.dead)):
+        if path:
+            write_frame(frame, path)
+    _print_result(arguments, result)
+    return 0
+
+
+def simulate(arguments: Arguments) -> int:
+    "Write the records of a made city, with the truth of its faults."
+    import gzip
+    from datetime import timedelta
+
+    import msgspec
+    import pandas as pd
+    import zstandard
+    from tqdm import tqdm
+
+    from sensorlib.core import SettingError, parse_time
+    from sensorlib.quality import write_frame
+    from sensorlib.simulate import FAULTS, inject, make_city, records
+
+    start = parse_time(arguments.start)
+    if start is None:
+        raise SettingError(f"--start is {arguments.start!r}, expected a time such as 2026-01-15T00:00:00Z")
+    names = list(FAULTS) if arguments.faults == "all" else [n for n in arguments.faults.split(",") if n]
+    city = make_city(sensors=arguments.sensors, seed=arguments.seed)
+    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": zstandard.open}
+    hours = arguments.hours
+    truths, count = [], 0
+    with openers.get(arguments.out.suffix, open)(arguments.out, "wb") as file:
+        for hour in tqdm(range(-(-hours // 1)), desc="hours", unit="", disable=not sys.stderr.isatty()):
+            begin = start + timedelta(hours=hour)
+            made = records(city, begin, begin + timedelta(hours=min(1.0, hours - hour)))
+            if names:
+                made, truth = inject(made, names, seed=arguments.seed)
+                truths.append(truth)
+            file.write(b"".join(msgspec.json.encode(record) + b"\n" for record in made))
+            count += len(made)
+    if arguments.truth:
+        write_frame(pd.concat(truths) if truths else inject([], list(FAULTS), seed=0)[1], arguments.truth)
+    _print_result(arguments, {"records": count, "spoilt": sum(map(len, truths)), "out": str(arguments.out)})
+    return 0
+
+
+def doctor(arguments: Arguments) -> int:
+    "Say what is missing on this machine, and how to get it."
+    from sensorlib.local import examine
+
+    found = examine(_settings(arguments).feed_url)
+    missing = [f for f in found if f.found is None]
+    if arguments.json:
+        print(json.dumps({"found": {f.name: f.found for f in found}, "missing": [f.name for f in missing]}))
+    else:
+        for f in found:
+            print(f"{'ok' if f.found else 'missing':>8}  {f.name:<14} {f.found or f'{f.needed_for}: {f.remedy}'}")
+    return 1 if any("optional" not in f.needed_for for f in missing) else 0
+
+
+def _demo_source(arguments: Arguments, feed_url: str) -> list[str]:
+    "Source of the demo: as asked, else live where the feed answers in 3 s, else a made city."
+    from sensorlib.core import FeedError
+    from sensorlib.feed import Feed
+
+    if arguments.source:
+        return list(arguments.source)
+    feed = Feed(feed_url, attempts=1, timeout_s=3.0)
+    try:
+        feed.fetch()
+        return ["live"]
+    except FeedError:
+        return ["simulate"]
+    finally:
+        feed.close()
+
+
+def demo(arguments: Arguments) -> int:
+    "Run the whole system on this machine."
+    import webbrowser
+
+    from sensorlib.figures import save_page, serve_page
+    from sensorlib.local import Books, Display, local_system, run_demo
+    from sensorlib.local import report as told
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder: Path = arguments.dir
+    source = _demo_source(arguments, load_settings().feed_url)
+    latest: dict[str, Any] = {"source": " ".join(source), "since": format_time(datetime.now(UTC)), "messages": []}
+    with Display(quiet=arguments.json) as display, local_system(folder, display.say) as system:
+
+        def watch(books: Books) -> None:
+            latest.update(told(system, books))
+            display.show(latest)
+
+        page = serve_page(system.settings.store, lambda: latest)
+        try:
+            display.say(f"page: {page.url}")
+            if not arguments.no_browser:
+                webbrowser.open(page.url)
+            scrape_arguments = ["--source", *source, "--sensors", str(arguments.sensors)]
+            result = told(system, run_demo(system, scrape_arguments, watch, arguments.minutes))
+        finally:
+            page.close()
+        kept = save_page(system.store, {**latest, **result}, folder / "page.html")
+    _print_result(arguments, {**result, "page": str(kept.resolve())})
+    return 0 if result["lost"] == 0 else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sensorlib", description=sys.modules[__name__].__doc__)
+    parser.add_argument("--version", action="version", version=f"sensorlib {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+
+    def command(run: Callable[[Arguments], int], settings: str = "", json_too: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__, formatter_class=defaults)
+        added.set_defaults(run=run)
+        added.add_argument("--verbose", action="store_true", help="log more")
+        if json_too:
+            added.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        says = {f.name: f.metadata["says"] for f in fields(Settings)}
+        for name in settings.split():
+            flag = f"--{name.replace('_', '-')}"
+            added.add_argument(flag, dest=name, help=f"{says[name]} (SENSORLIB_{name.upper()})")
+        return added
+
+    source_help = "live, simulate, or files and folders to replay once"
+    status_help = "file that gets the counts as JSON after each step"
+
+    of_demo = command(demo)
+    of_demo.add_argument(
+        "--source",
+        nargs="+",
+        default=[],
+        help=f"{source_help}; default: live, or simulate where the feed does not answer",
+    )
+    of_demo.add_argument(
+        "--minutes", type=float, help="end after so many minutes; default: at Ctrl-C, or with the files"
+    )
+    of_demo.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
+    of_demo.add_argument("--no-browser", action="store_true", help="do not open the page")
+    of_demo.add_argument("--dir", type=Path, default=Path(".sensorlib"), help="keeps data, logs and the page")
+
+    of_check = command(check)
+    of_check.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="JSON, ndjson or archive CSV, also .gz, .zst, .zip, .tar.zst, or a folder",
+    )
+    of_check.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
+    of_check.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
+    of_check.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
+
+    of_simulate = command(simulate)
+    of_simulate.add_argument("--sensors", type=int, default=200, help="sensors of the city")
+    of_simulate.add_argument("--hours", type=float, default=24.0, help="length")
+    of_simulate.add_argument("--seed", type=int, default=1, help="another seed, another city")
+    of_simulate.add_argument("--start", default="2026-01-15T00:00:00Z", help="first moment, UTC")
+    of_simulate.add_argument("--faults", default="", metavar="NAMES", help="faults to inject, comma separated, or all")
+    of_simulate.add_argument("--out", type=Path, required=True, help="records, one a line; .gz and .zst pack them")
+    of_simulate.add_argument("--truth", type=Path, help="write which readings were spoilt; .parquet, .csv or .ndjson")
+
+    of_scrape = command(scrape, "feed_url poll_s brokers partitions replicas redis_url")
+    of_scrape.add_argument("--source", nargs="+", default=["live"], help=source_help)
+    of_scrape.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
+    of_scrape.add_argument("--status", type=Path, help=status_help)
+
+    of_stream = command(stream, "brokers checkpoints parallelism", json_too=False)
+    of_stream.add_argument("--status", type=Path, help=status_help)
+    of_stream.add_argument(
+        "--batch", type=Path, metavar="PATH", help="run over this file or folder of raw records instead of Kafka"
+    )
+    of_stream.add_argument(
+        "--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic"
+    )
+
+    command(collect, "brokers store").add_argument("--status", type=Path, help=status_help)
+    command(doctor, "feed_url")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    "Run a command; return its exit code."
+    arguments = _parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return int(arguments.run(arguments))
+    except SensorlibError as error:
+        print(f"sensorlib {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"sensorlib {arguments.command}: stopped", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
