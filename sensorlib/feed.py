@@ -156,11 +156,11 @@ def _matching(column: pd.Series, pattern: str) -> pd.Series:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(_matching(column, NUMBER)).astype("float64")
+    return _matching(column, NUMBER).astype("float64")  # pd.to_numeric would be a last bit off
 
 
 def _ids(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(_matching(column, IDENTIFIER)).astype("Int64")
+    return _matching(column, IDENTIFIER).astype("string").astype("Int64")
 
 
 def _times(column: pd.Series) -> pd.Series:

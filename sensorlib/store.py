@@ -163,9 +163,8 @@ def _open_database(
                 raise StoreError(f"store {path}: its tables are of version {version}, {upgrade}")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            db.execute(
-                "PRAGMA wal_autocheckpoint = 8000"
-            )  # a batch of the world touches 3,000 pages, thrice the default
+            # a batch of the world touches 3,000 pages, thrice the default
+            db.execute("PRAGMA wal_autocheckpoint = 8000")
         except BaseException:
             db.close()
             raise
@@ -366,7 +365,8 @@ def _parse_answer(
     rows = rows.reindex(columns=list(columns), fill_value="")
     if "_time" in rows:
         rows["ts"] = pd.to_datetime(rows.pop("_time"), format="ISO8601", utc=True).astype("int64") // 10**9
-    return rows.astype({"_value": "float64"})
+    rows["_value"] = rows["_value"].replace({"true": "1", "false": "0"}).astype("float64")
+    return rows
 
 
 def _judged_values(
@@ -406,7 +406,7 @@ def _newest(
 # %% ../nbs/09_store.ipynb #b5c8a6fa
 _ALL_TIME = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))  # as far as core.TIME reaches
 _FROM = "from(bucket: _bucket) |> range(start: _since, stop: _until)"
-_FLUX_ROWS = f"{_FROM} |> filter(fn: (r) => r._measurement == _kind and WHICH) THEN|> group() |> toFloat()"
+_FLUX_ROWS = f"{_FROM} |> filter(fn: (r) => r._measurement == _kind and WHICH) THEN|> group()"
 _NUMBERS, _VERDICTS, _INDOOR = "r._field !~ /_qc$|^indoor$/", "r._field =~ /_qc$/", 'r._field == "indoor"'
 _FLUX_COUNTS = f"""{_FROM} |> filter(fn: (r) => r._field =~ /_qc$/) |> count()
     |> group(columns: ["_measurement"]) |> sum() |> group()"""

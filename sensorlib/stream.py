@@ -230,6 +230,14 @@ def submit(
     return job.execute().get_job_client()
 
 # %% ../nbs/08_stream.ipynb #464b775b
+def _stop_with_savepoint(job: "JobClient", folder: Path) -> str:
+    "Stop a job once its sinks are flushed; return the address of the savepoint."
+    from pyflink.java_gateway import get_gateway
+
+    kind = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
+    return str(job._j_job_client.stopWithSavepoint(False, folder.resolve().as_uri(), kind).get())
+
+# %% ../nbs/08_stream.ipynb #d09bd20a
 def run_stream(
     settings: Settings,  # Settings of the services
     stop: threading.Event,  # Set it to stop the job with a savepoint
@@ -248,8 +256,7 @@ def run_stream(
         watch(status)
         if status in ("FAILED", "CANCELED", "FINISHED"):
             raise PartDied(f"the stream job is {status.lower()}, expected it to run; its log says why")
-    savepoint = job.stop_with_savepoint(False, (folder / "savepoints").resolve().as_uri()).result()
-    log.info("stopped, savepoint %s", savepoint)
+    log.info("stopped, savepoint %s", _stop_with_savepoint(job, folder / "savepoints"))
 
 
 def run_batch(

@@ -1,8 +1,17 @@
-"""What several tests share: the published data, where it is at hand."""
+"""What several tests share: the published data where it is at hand, a Redis, a web server."""
 
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import redis
+
+from sensorlib.core import MissingPart
+from sensorlib.local import start_redis
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +22,87 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the published readings (../shared/data) are not on this machine")
     return SHARED_DATA
+
+
+def wait_for_redis(url: str, patience_s: float = 20.0) -> None:
+    "Return as soon as a Redis answers."
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with redis.Redis.from_url(url) as client:
+                client.ping()
+            return
+        except redis.ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    "URL of a Redis of our own; the test is skipped where there is none."
+    folder = tmp_path_factory.mktemp("redis")
+    try:
+        part, url = start_redis(folder / "data", folder)
+    except MissingPart as error:
+        pytest.skip(str(error))
+    wait_for_redis(url)
+    yield url
+    part.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    "URL of an empty Redis."
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@dataclass
+class Web:
+    "A web server that gives prepared replies, the last one again and again."
+
+    url: str = ""
+    asked: list[dict[str, str]] = field(default_factory=list)  # Headers of each request, names in lower case
+    replies: list[tuple[int, bytes, dict[str, str], float]] = field(default_factory=list)
+
+    def reply(self, body: bytes = b"[]", status: int = 200, wait_s: float = 0.0, **headers: str) -> "Web":
+        "Prepare one more reply; `_` in the name of a header stands for `-`."
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        self.replies.append((status, body, named, wait_s))
+        return self
+
+
+def _handler(web: Web, closing: threading.Event) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body, headers, wait_s = web.replies[min(len(web.asked), len(web.replies) - 1)]
+            web.asked.append({name.lower(): text for name, text in self.headers.items()})
+            closing.wait(wait_s)
+            self.send_response(status)
+            for name, text in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, text)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            "Stay silent."
+
+    return Handler
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    "A web server on this machine, without a reply yet."
+    web, closing = Web(), threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(web, closing))
+    server.daemon_threads = True
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.05))
+    thread.start()
+    web.url = f"http://127.0.0.1:{server.server_port}/data.json"
+    yield web
+    closing.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()

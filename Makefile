@@ -1,0 +1,73 @@
+# Everything a checkout needs. `make` alone prints what there is; all of it lives in .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PYTHON := $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
+EXTRA := dev
+NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
+
+MAKEFLAGS += --no-print-directory
+unexport PYTHONPATH
+
+.PHONY: help demo test check setup constraints notebooks clean
+.SECONDARY:
+
+help:
+	@echo "make demo         run the whole system on this machine; ARGS=\"--minutes 3\" is handed on to sensorlib demo"
+	@echo "make test         the gate: make check, then pytest"
+	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
+	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
+	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
+	@echo "make constraints  resolve constraints.txt anew, around tools/pins.txt"
+	@echo "make clean        remove $(VENV), caches and builds; the data of the demo stays"
+
+demo: $(VENV)/.installed-local
+	@$(BIN)/sensorlib demo $(ARGS)
+
+test: check
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	@echo "Do the notebooks and the package agree?"
+	@$(BIN)/python tools/exported.py
+	@$(BIN)/python tools/readme.py --check
+	@echo "ruff and mypy"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check nbs tests tools setup.py
+	@$(BIN)/mypy
+	@echo "Lessons of the library's notebooks"
+	@$(BIN)/nbdev_test --n_workers 2 --flags '' --skip_file_re '^([_.]|[234][0-9]_)'
+
+setup: $(VENV)/.installed-$(EXTRA)
+
+notebooks: $(VENV)/.installed-dev
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ echo "Figures are drawn by Chromium, which is not on PATH. Install it, e.g. apt-get install chromium."; exit 1; }
+	@$(BIN)/ruff format --quiet $(NOTEBOOKS)
+	@$(BIN)/nbdev_export
+	@PLOTLY_RENDERER=png $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN $(NOTEBOOKS)
+	@$(BIN)/nbdev_clean
+
+constraints: $(VENV)/.python
+	@$(PIP) install uv
+	@$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make constraints" --constraints tools/pins.txt pyproject.toml -o constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "No python3 on PATH. sensorlib needs Python 3.11: install it and run make again."; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "$(PYTHON) is $$($(PYTHON) -V). sensorlib needs Python 3.11: install it and run make again."; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info >= (3, 12))" || \
+		echo "Only Python 3.11 is tested: for a newer one some packages may have no wheel."
+	@echo "Making a virtual environment in $(VENV) with $$($(PYTHON) -V)."
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.python constraints.txt setup.py settings.ini
+	@echo "Installing sensorlib[$*] into $(VENV): the first time some minutes and more than 1 GB."
+	@$(PIP) install --use-pep517 --constraint constraints.txt --editable '.[$*]'
+	@touch $@

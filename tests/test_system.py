@@ -1,0 +1,237 @@
+"""The whole system on this machine: real broker, real Flink, real Redis, real store."""
+
+import base64
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from mangle import mangled
+
+from sensorlib.bus import MAX_MESSAGE_BYTES, Outbox
+from sensorlib.core import DEAD_TOPIC, KIND_TOPICS, OTHER_TOPIC, RAW_TOPIC
+from sensorlib.feed import measurements
+from sensorlib.local import Books, LocalSystem, keep_books, local_system, settle
+from sensorlib.places import enrich
+from sensorlib.quality import judge
+from sensorlib.scraper import LocalMemory, replayed, scrape
+from sensorlib.simulate import inject, make_city, records
+
+KEY = ["sensor_id", "value_type", "ts"]
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
+    with local_system(tmp_path_factory.mktemp("system"), print) as running:
+        yield running
+
+
+def read_topics(system: LocalSystem, topics: tuple[str, ...], since: dict[tuple[str, int], int]) -> list[Any]:
+    "Every message on some topics after the places in `since`."
+    reader = Consumer(
+        {"bootstrap.servers": system.settings.brokers, "group.id": "test", "fetch.message.max.bytes": MAX_MESSAGE_BYTES}
+    )
+    places = [place for topic in topics for place in reader.list_topics(topic).topics[topic].partitions.items()]
+    ends = {
+        (t, p): reader.get_watermark_offsets(TopicPartition(t, p))[1]
+        for t in topics
+        for p in reader.list_topics(t).topics[t].partitions
+    }
+    assert places
+    reader.assign([TopicPartition(t, p, since.get((t, p), 0)) for t, p in ends])
+    left = sum(end - since.get(place, 0) for place, end in ends.items())
+    found: list[Any] = []
+    while len(found) < left:
+        found += [message for message in reader.consume(min(5000, left - len(found)), 10) if message.error() is None]
+    reader.close()
+    return found
+
+
+def ends_of(system: LocalSystem) -> dict[tuple[str, int], int]:
+    reader = Consumer({"bootstrap.servers": system.settings.brokers, "group.id": "test"})
+    topics = {name: topic for name, topic in reader.list_topics().topics.items() if name.startswith("sensor.")}
+    ends = {
+        (n, p): reader.get_watermark_offsets(TopicPartition(n, p))[1] for n, t in topics.items() for p in t.partitions
+    }
+    reader.close()
+    return ends
+
+
+def send(system: LocalSystem, made: list[dict[str, Any]]) -> None:
+    "Put records on sensor.raw as the scraper does."
+    outbox = Outbox(system.settings.brokers)
+    for record in made:
+        outbox.send(RAW_TOPIC, str(record["sensor"]["id"]), json.dumps(enrich(record, "2026-06-01T00:00:00Z")).encode())
+    outbox.flush()
+
+
+def wait_for(system: LocalSystem, done: Callable[[Books, Books], bool], before: Books) -> Books:
+    "Wait until the books say so; a system that stands still for a minute has failed."
+    import time
+
+    deadline, books = time.monotonic() + 120, keep_books(system)
+    while not done(books, before):
+        assert time.monotonic() < deadline, f"nothing more came: {books}"
+        system.check()
+        time.sleep(0.5)
+        books = keep_books(system)
+    return books
+
+
+def verdicts_of(messages: list[Any]) -> pd.DataFrame:
+    frame = pd.DataFrame([json.loads(message.value()) for message in messages])
+    return frame.assign(ts=pd.to_datetime(frame["ts"], utc=True)).sort_values(KEY).reset_index(drop=True)
+
+
+def judged_by_python(messages: list[Any]) -> pd.DataFrame:
+    judged = judge(measurements(json.loads(message.value()) for message in messages))
+    return judged.sort_values(KEY).reset_index(drop=True)
+
+
+def assert_same_verdicts(stream: pd.DataFrame, python: pd.DataFrame) -> None:
+    "Compare reading by reading, every column that both have."
+    assert len(stream) == len(python) > 0
+    for column in (
+        "record_id",
+        "sensor_type",
+        "location_id",
+        "lat",
+        "lon",
+        "altitude",
+        "indoor",
+        "country",
+        "cell",
+        "kind",
+        "value",
+        "qc",
+    ):
+        left = stream[column] if column in stream else pd.Series([None] * len(stream))
+        pairs = zip(left, python[column], strict=True)
+        differ = [pair for pair in pairs if not (pair[0] == pair[1] or (pd.isna(pair[0]) and pd.isna(pair[1])))]
+        assert not differ, f"{column}: {len(differ)} differ, the first {differ[:3]}"
+
+
+def test_world_snapshot_is_judged_alike_by_stream_and_python(system: LocalSystem, shared_data: Path) -> None:
+    since, before = ends_of(system), keep_books(system)
+    snapshot = shared_data / "api" / "2017-08-10_world_data.json.gz"
+    counts = scrape(replayed([snapshot]), LocalMemory(), Outbox(system.settings.brokers), threading.Event())
+    assert (counts.fetched, counts.values, counts.sent) == (6874, 14486, 14486)
+    after = wait_for(system, lambda now, then: now.received - then.received >= 13973, before)
+    assert sum(after.kinds.values()) - sum(before.kinds.values()) + after.other - before.other == 14486
+    assert (after.dead - before.dead, after.stored - before.stored) == (0, 13973)
+    stream = verdicts_of(read_topics(system, KIND_TOPICS, since))
+    assert_same_verdicts(stream, judged_by_python(read_topics(system, (RAW_TOPIC,), since)))
+    assert {int(qc) for qc in stream["qc"]} > {0}
+
+
+def test_every_injected_fault_is_judged_alike(system: LocalSystem) -> None:
+    since, before = ends_of(system), keep_books(system)
+    noon = datetime(2026, 1, 15, 12, tzinfo=UTC)
+    made, truth = inject(
+        records(make_city(200, seed=9), noon, noon.replace(hour=13)),
+        ["code", "unit", "swapped", "position", "range"],
+        seed=9,
+        share=0.2,
+    )
+    send(system, made)
+    wait_for(
+        system,
+        lambda now, then: (
+            now.raw - then.raw == len(made)
+            and now.received == sum(now.kinds.values())
+            and now.received > then.received + len(made)
+        ),
+        before,
+    )
+    stream = verdicts_of(read_topics(system, KIND_TOPICS, since))
+    assert_same_verdicts(stream, judged_by_python(read_topics(system, (RAW_TOPIC,), since)))
+    caught = truth.merge(stream, on=KEY)
+    assert set(caught.loc[caught["qc"] & 127 > 0, "fault"]) == {"code", "unit", "swapped", "position", "range"}
+
+
+def test_a_thousand_mangled_messages_stop_nothing_and_vanish_nowhere(system: LocalSystem) -> None:
+    since, before = ends_of(system), keep_books(system)
+    noon = datetime(2026, 2, 15, 12, tzinfo=UTC)
+    good = records(make_city(400, seed=11), noon, noon.replace(minute=10))[:1000]
+    victim = enrich({**good[0], "sensor": {**good[0]["sensor"], "id": 777_777}}, "2026-06-01T00:00:00Z")
+    bad = mangled(victim, count=1000, seed=3)
+    sent: dict[tuple[int, int], tuple[str, str, bytes | None]] = {}
+    producer = Producer(
+        {"bootstrap.servers": system.settings.brokers, "message.max.bytes": MAX_MESSAGE_BYTES, "linger.ms": 20}
+    )
+    mixed = [(None, record) for record in good] + [(case, None) for case in bad]
+    random.Random(4).shuffle(mixed)
+    for case, record in mixed:
+        if record is not None:
+            producer.produce(
+                RAW_TOPIC, json.dumps(enrich(record, "2026-06-01T00:00:00Z")).encode(), str(record["sensor"]["id"])
+            )
+        else:
+            note = lambda error, m, case=case: sent.update({(m.partition(), m.offset()): case})  # noqa: E731
+            producer.produce(RAW_TOPIC, case[2], "777777", on_delivery=note)
+        producer.poll(0)
+    producer.flush()
+    assert len(sent) == 1000
+
+    expected = sum(len(record["sensordatavalues"]) for record in good)
+    wait_for(
+        system, lambda now, then: now.dead - then.dead >= 1000 and now.received - then.received >= expected, before
+    )
+    settle(system, lambda books: None, patience_s=5)
+    letters = [json.loads(m.value()) for m in read_topics(system, (DEAD_TOPIC,), since)]
+    by_place: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for letter in letters:
+        assert letter["source_topic"] == RAW_TOPIC
+        by_place.setdefault((letter["source_partition"], letter["source_offset"]), []).append(letter)
+    assert set(by_place) == set(sent), "dead letters are those of the mangled messages, all of them and no others"
+    wrong = Counter(
+        sent[place][0] for place, found in by_place.items() if {f["reason"] for f in found} != {sent[place][1]}
+    )
+    assert not wrong
+    for place, (name, reason, message) in sent.items():
+        if reason == "not_json" and message and len(message) <= 1_000_000:
+            assert base64.b64decode(by_place[place][0]["original"]) == message, name
+
+    keys = {(r["sensor"]["id"], v["value_type"]) for r in good for v in r["sensordatavalues"]}
+    stored = pd.concat([system.store.latest(topic.removeprefix("sensor.")) for topic in KIND_TOPICS])
+    assert keys <= set(zip(stored["sensor_id"], stored["value_type"], strict=True))
+    stream = verdicts_of([m for m in read_topics(system, KIND_TOPICS, since) if m.key() != b"777777"])
+    assert len(stream.drop_duplicates(KEY)) == len(stream) == expected
+    system.check()
+
+
+def test_unknown_value_types_pass_as_they_came(system: LocalSystem) -> None:
+    since, before = ends_of(system), keep_books(system)
+    values = [
+        {"value_type": "samples", "value": "151124"},
+        {"value_type": "mood", "value": "sunny"},
+        {"value_type": "P1", "value": "1068.5"},
+    ]
+    counter = {
+        "id": 5,
+        "timestamp": "2026-01-01 00:00:00",
+        "sensor": {"id": 888_888, "sensor_type": {"name": "PPD42NS"}},
+        "sensordatavalues": values,
+    }
+    send(system, [counter])
+    wait_for(system, lambda now, then: now.other - then.other == 3, before)
+    found = [json.loads(m.value()) for m in read_topics(system, (OTHER_TOPIC,), since)]
+    assert {(f["value_type"], f["text"]) for f in found} == {("samples", "151124"), ("mood", "sunny"), ("P1", "1068.5")}
+
+
+def test_garbage_on_a_kinds_topic_is_buried_by_the_collector(system: LocalSystem) -> None:
+    since, before = ends_of(system), keep_books(system)
+    outbox = Outbox(system.settings.brokers)
+    outbox.send("sensor.noise", "1", b'{"sensor_id": "one"}')
+    outbox.flush()
+    wait_for(system, lambda now, then: now.dead - then.dead == 1, before)
+    (letter,) = (json.loads(m.value()) for m in read_topics(system, (DEAD_TOPIC,), since))
+    assert (letter["reason"], letter["source_topic"]) == ("reading", "sensor.noise")
+    assert base64.b64decode(letter["original"]) == b'{"sensor_id": "one"}'
