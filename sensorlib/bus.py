@@ -16,9 +16,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from .core import DEAD_TOPIC, KIND_TOPICS, OTHER_TOPIC, RAW_TOPIC, BusError, StoreError
 
+# %% ../nbs/06_bus.ipynb #45161e59
 log = logging.getLogger(__name__)
 
-# %% ../nbs/06_bus.ipynb #4f97882f
+# %% ../nbs/06_bus.ipynb #7ae6d8f9
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 _DAY_MS = 24 * 3600 * 1000
 _KEPT_DAYS = {RAW_TOPIC: 7, OTHER_TOPIC: 7, DEAD_TOPIC: 30, **dict.fromkeys(KIND_TOPICS, 7)}
@@ -36,7 +37,7 @@ def topic_settings(
         "min.insync.replicas": "2" if replicas >= 3 else "1",
     }
 
-# %% ../nbs/06_bus.ipynb #84dfec6e
+# %% ../nbs/06_bus.ipynb #bd65d8ba
 def make_topics(
     brokers: str,  # Bootstrap servers
     partitions: int = 4,  # Partitions of a new topic
@@ -56,7 +57,7 @@ def make_topics(
                 raise BusError(f"cannot make topic {topic} at {brokers}: {error.args[0].str()}") from error
     return made
 
-# %% ../nbs/06_bus.ipynb #95a65b17
+# %% ../nbs/06_bus.ipynb #7af563f6
 class Outbox:
     "Producer that counts what was acknowledged and raises for what was not."
 
@@ -102,7 +103,7 @@ class Outbox:
             lost, self._errors = self._errors, []
             raise BusError(f"{len(lost)} messages were not delivered, the first: {lost[0]}; they will be sent again")
 
-# %% ../nbs/06_bus.ipynb #4ad9f621
+# %% ../nbs/06_bus.ipynb #40e0f638
 class Receiver:
     "Consumer that commits a batch after it was handled."
 

@@ -22,9 +22,10 @@ from .core import DEAD_TOPIC, KIND_TOPICS, Reading, Settings
 from .quality import FAULTS
 from .store import Store, open_store
 
+# %% ../nbs/10_collector.ipynb #374b8438
 log = logging.getLogger(__name__)
 
-# %% ../nbs/10_collector.ipynb #94b5d140
+# %% ../nbs/10_collector.ipynb #a08fc96d
 class Envelope(Protocol):
     "What the collector needs to know of a Kafka message."
 
@@ -72,7 +73,7 @@ def bury(
     }
     return msgspec.json.encode(letter)
 
-# %% ../nbs/10_collector.ipynb #72eacbbf
+# %% ../nbs/10_collector.ipynb #60a50a1a
 @dataclass
 class Progress:
     "What went through a collector; received = stored + dead."
@@ -87,7 +88,7 @@ class Progress:
         "Percentile of the latency [s]; None before the first reading."
         return float(np.percentile(list(self.latencies_s), percent)) if self.latencies_s else None
 
-# %% ../nbs/10_collector.ipynb #7e500428
+# %% ../nbs/10_collector.ipynb #677f5e56
 def store_batch(
     messages: Sequence[Envelope],  # Messages of the kinds' topics
     store: Store,  # Where to
@@ -113,7 +114,7 @@ def store_batch(
         now - message.timestamp()[1] / 1000 for message, reading in pairs if reading is not None
     )
 
-# %% ../nbs/10_collector.ipynb #f6339701
+# %% ../nbs/10_collector.ipynb #541fb82b
 def collect(
     settings: Settings,  # Settings of the services
     stop: threading.Event,  # Set it to end after the batch in hand

@@ -38,9 +38,10 @@ from .core import KINDS, VALUE_TYPES, SettingError, StoreError
 from .quality import FAULTS, flag_names
 from .store import Store, open_store
 
+# %% ../nbs/16_figures.ipynb #9163777c
 log = logging.getLogger(__name__)
 
-# %% ../nbs/16_figures.ipynb #3f0dda26
+# %% ../nbs/16_figures.ipynb #39870e3f
 @dataclass(frozen=True)
 class Theme:
     "Colours of everything that is not data."
@@ -80,14 +81,14 @@ def dress(
     )  # fmt: skip
     return figure.update_layout(**layout)
 
-# %% ../nbs/16_figures.ipynb #fef8066f
+# %% ../nbs/16_figures.ipynb #91d9b9c6
 @cache
 def outlines() -> dict[str, Any]:  # GeoJSON; `part` of a feature is `land`, `border` or `name`
     "Land, borders and country names of the world (Natural Earth, public domain)."
     packed = (files("sensorlib") / "assets" / "outlines.geojson.gz").read_bytes()
     return json.loads(gzip.decompress(packed))
 
-# %% ../nbs/16_figures.ipynb #a65cb778
+# %% ../nbs/16_figures.ipynb #a25a1b17
 Area = tuple[float, float, float, float]  # West, south, east, north [degrees]
 WORLD: Area = (-180.0, -80.0, 180.0, 80.0)
 
@@ -112,7 +113,7 @@ def grid_lines(
             )
     return lines
 
-# %% ../nbs/16_figures.ipynb #fb3e2a38
+# %% ../nbs/16_figures.ipynb #f53b640f
 def base_map(
     area: Area = WORLD,  # Where the lines every 0.1° are wanted
 ) -> dict[str, Any]:  # GeoJSON
@@ -156,7 +157,7 @@ def map_style(
     ]
     return {"version": 8, "sources": {"base": {"type": "geojson", "data": base}}, "layers": layers}
 
-# %% ../nbs/16_figures.ipynb #b103d0c9
+# %% ../nbs/16_figures.ipynb #5a61de26
 @dataclass(frozen=True)
 class Scale:
     "How a value becomes a colour."
@@ -193,7 +194,7 @@ def colour_ticks(
     step = power * next(n for n in (1, 2, 5, 10) if n * power >= rough * 0.999)
     return np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
 
-# %% ../nbs/16_figures.ipynb #fe9d4b68
+# %% ../nbs/16_figures.ipynb #47937694
 def fit_view(
     lat: np.ndarray,  # [degrees north], one per sensor
     lon: np.ndarray,  # [degrees east]
@@ -213,7 +214,7 @@ def fit_view(
     centre_x, centre_y = (float(np.mean(r)) for r in ranges)
     return round(np.degrees(np.arctan(np.sinh(2 * np.pi * centre_y))), 3), round(360 * centre_x, 3), round(zoom, 2)
 
-# %% ../nbs/16_figures.ipynb #c7e76629
+# %% ../nbs/16_figures.ipynb #5c14776f
 def describe(
     readings: pd.DataFrame,  # Readings of one value type (`READING_COLUMNS`)
 ) -> np.ndarray:  # Texts, one row per reading: sensor id, sensor type, value, place, time, flags
@@ -239,7 +240,7 @@ def format_value(
     "Write a value as a person would: two decimals at most, thousands apart."
     return f"{value:,.0f}".replace(",", "\u2009") if abs(value) >= 10_000 else f"{value:.2f}".rstrip("0").rstrip(".")
 
-# %% ../nbs/16_figures.ipynb #3443979c
+# %% ../nbs/16_figures.ipynb #11acab56
 _POINTER = (
     "<b>%{customdata[2]}</b><br>sensor %{customdata[0]} · %{customdata[1]}<br>"
     "%{customdata[3]}<br>%{customdata[4]}<br>%{customdata[5]}<extra></extra>"
@@ -289,7 +290,7 @@ def value_marker(
         "colorbar": bar,
     }
 
-# %% ../nbs/16_figures.ipynb #7424d0ff
+# %% ../nbs/16_figures.ipynb #528d8760
 def map_figure(
     latest: pd.DataFrame,  # Newest readings (`READING_COLUMNS`), as `Store.latest` gives them
     value_type: str,  # Which of them to show
@@ -342,7 +343,7 @@ def map_figure(
         )
     return figure.update_layout(xaxis_visible=False, yaxis_visible=False)
 
-# %% ../nbs/16_figures.ipynb #bc1a4468
+# %% ../nbs/16_figures.ipynb #47c3be84
 def break_gaps(
     points: pd.DataFrame,  # One value type: `ts` (ascending), `value`
     factor: float = 4.0,  # A gap is longer than this many usual steps, and than ten minutes
@@ -365,7 +366,7 @@ def value_range(
     air = 0.08 * float(np.ptp(values)) or max(0.05 * abs(float(values.max())), 0.5)
     return float(values.min()) - air, float(values.max()) + air
 
-# %% ../nbs/16_figures.ipynb #5f91695d
+# %% ../nbs/16_figures.ipynb #87d21e02
 def panel_traces(
     points: pd.DataFrame,  # One value type of a series: `ts`, `value`, `qc`; sorted by `ts`
     limits: tuple[float, float],  # Of the axis
@@ -394,7 +395,7 @@ def panel_traces(
         trace(flagged, y=flagged.value.clip(*limits), name="flagged", meta="flagged", legendgroup="flagged", **cross),
     ]
 
-# %% ../nbs/16_figures.ipynb #9d18a6e1
+# %% ../nbs/16_figures.ipynb #bdc9d59f
 def series_figure(
     series: pd.DataFrame,  # `ts, value_type, value, qc` of one sensor, as `Store.series` gives them
     title: str = "",  # Text from outside is escaped here
@@ -436,7 +437,7 @@ def series_figure(
     legend = {"x": 0, "y": 1, "yanchor": "bottom"}
     return dress(figure, theme, title=heading, margin=margin, legend=legend, height=110 + 180 * max(1, len(present)))
 
-# %% ../nbs/16_figures.ipynb #8b48c222
+# %% ../nbs/16_figures.ipynb #c4f8b5f5
 def stages_of(
     counts: dict[str, Any],  # `fetched, raw, kinds: {kind: n}, other, dead, stored`
 ) -> list[tuple[str, int]]:  # Name and count, in the order in which data flows
@@ -464,7 +465,7 @@ def stages_figure(
     figure.update_xaxes(visible=False, range=[0, 1.15 * max(1, *numbers)])
     return dress(figure, theme, margin={"l": 130, "r": 16, "t": 12, "b": 12}, height=340, bargap=0.35)
 
-# %% ../nbs/16_figures.ipynb #382d48e1
+# %% ../nbs/16_figures.ipynb #688e5d88
 PAGE_HTML = """<!doctype html>
 <html lang="en">
 <head>
@@ -519,7 +520,7 @@ PAGE_HTML = """<!doctype html>
 </html>
 """
 
-# %% ../nbs/16_figures.ipynb #d53a6f48
+# %% ../nbs/16_figures.ipynb #5eed73d8
 PAGE_CSS = """
 :root { --paper: #fff; --ground: #eef1f3; --ink: #1d2733; --quiet: #5d6875; --line: #d5dade; --accent: #1f6f8b; --fault: #c2410c; }
 @media (prefers-color-scheme: dark) {
@@ -579,7 +580,7 @@ footer { margin: 14px 2px 2px; font-size: 13px; }
 }
 """
 
-# %% ../nbs/16_figures.ipynb #12243b27
+# %% ../nbs/16_figures.ipynb #75066e64
 _PAGE_STATE_JS = """
 "use strict";
 const REFRESH_MS = 5000;
@@ -629,7 +630,7 @@ function perMinute(name, total) {
 }
 """
 
-# %% ../nbs/16_figures.ipynb #9bf33ce7
+# %% ../nbs/16_figures.ipynb #838bc4e5
 _PAGE_DRAW_JS = """
 function drawStatus(status) {
   const totals = { fetched: status.fetched, raw: status.raw, ...status.kinds, other: status.other, dead: status.dead, stored: status.stored };
@@ -679,7 +680,7 @@ async function drawMap(mine) {
 }
 """
 
-# %% ../nbs/16_figures.ipynb #5736328d
+# %% ../nbs/16_figures.ipynb #7aa8f531
 _PAGE_LOOP_JS = """
 async function drawSeries(mine) {
   if (!state.sensor) return;
@@ -738,7 +739,7 @@ refresh();
 """
 PAGE_JS = _PAGE_STATE_JS + _PAGE_DRAW_JS + _PAGE_LOOP_JS
 
-# %% ../nbs/16_figures.ipynb #a721f6c7
+# %% ../nbs/16_figures.ipynb #52882a8e
 @dataclass(frozen=True)
 class Answer:
     "What the server sends back."
@@ -777,7 +778,7 @@ def whole(
         raise SettingError(f"{name} is {given!r}, expected a whole number from {least} to {most}")
     return int(given)
 
-# %% ../nbs/16_figures.ipynb #a439a69b
+# %% ../nbs/16_figures.ipynb #ef686eb8
 def answer_map(
     query: Query,  # `value_type`, and perhaps `sensor, dark, width, height`
     reader: Reader,
@@ -815,7 +816,7 @@ def answer_series(
     title = " · ".join(str(word) for word in words if pd.notna(word))
     return series_figure(series, title, dark=dark).update_layout(uirevision=f"{sensor}-{kind}-{hours}")
 
-# %% ../nbs/16_figures.ipynb #3c9bc159
+# %% ../nbs/16_figures.ipynb #6e7b746e
 @cache
 def fixed_pages() -> dict[str, tuple[str, bytes]]:  # Address to content type and content
     "What the server hands out unchanged."
@@ -856,7 +857,7 @@ def answer(
         code, text = 503, json.dumps({"error": f"The store cannot be read: {error}"})
     return Answer(code, "application/json; charset=utf-8", text.encode())
 
-# %% ../nbs/16_figures.ipynb #f1f03066
+# %% ../nbs/16_figures.ipynb #84ba8aa3
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -898,7 +899,7 @@ class PageHandler(BaseHTTPRequestHandler):
         "Log a request quietly."
         log.debug("page: " + format, *args)
 
-# %% ../nbs/16_figures.ipynb #c85a3027
+# %% ../nbs/16_figures.ipynb #b78a6a6b
 class PageHTTPServer(ThreadingHTTPServer):
     "Serves every request from a thread of its own."
 
@@ -907,7 +908,7 @@ class PageHTTPServer(ThreadingHTTPServer):
         gone = isinstance(sys.exception(), ConnectionError)
         log.log(logging.DEBUG if gone else logging.ERROR, "page: request of %s failed", client_address, exc_info=True)
 
-# %% ../nbs/16_figures.ipynb #fe82e642
+# %% ../nbs/16_figures.ipynb #33f0f1f9
 @cache
 def _pack_once(body: bytes) -> bytes:
     return gzip.compress(body, 6)
@@ -960,7 +961,7 @@ def serve_page(
     thread.start()
     return PageServer(f"http://{host}:{server.server_address[1]}/", server, thread)
 
-# %% ../nbs/16_figures.ipynb #a7b96aef
+# %% ../nbs/16_figures.ipynb #96445f02
 _KEPT_JS = """
 const base = JSON.parse(document.getElementById('base').textContent);
 const figures = JSON.parse(document.getElementById('figures').textContent);

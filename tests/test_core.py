@@ -83,7 +83,9 @@ def test_ids(text: str, number: int | None) -> None:
     assert parse_id(text) == number
 
 
-@pytest.mark.parametrize(("value", "number"), [(7, 7), (0, None), (-1, None), (7.0, None), (True, None), (None, None), ([], None)])
+@pytest.mark.parametrize(
+    ("value", "number"), [(7, 7), (0, None), (-1, None), (7.0, None), (True, None), (None, None), ([], None)]
+)
 def test_ids_that_are_no_text(value: object, number: int | None) -> None:
     assert parse_id(value) == number
 
@@ -94,7 +96,9 @@ def test_times(text: str, moment: str | None) -> None:
     assert (parsed and format_time(parsed)) == moment
 
 
-@pytest.mark.parametrize("value", [None, 5, 1709618400.0, True, [], {}, b"2024-03-05 06:00:00", datetime(2024, 3, 5, tzinfo=UTC)])
+@pytest.mark.parametrize(
+    "value", [None, 5, 1709618400.0, True, [], {}, b"2024-03-05 06:00:00", datetime(2024, 3, 5, tzinfo=UTC)]
+)
 def test_times_that_are_no_text(value: object) -> None:
     assert parse_time(value) is None
 
@@ -131,7 +135,9 @@ def test_a_reading_has_the_columns_and_cannot_change() -> None:
         reading.value = 41.0  # type: ignore[misc]
 
 
-ERRORS = [c for _, c in inspect.getmembers(core, inspect.isclass) if issubclass(c, SensorlibError) and c is not SensorlibError]
+ERRORS = [
+    c for _, c in inspect.getmembers(core, inspect.isclass) if issubclass(c, SensorlibError) and c is not SensorlibError
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -149,7 +155,13 @@ def test_there_are_reasons_for_the_dead() -> None:
 
 
 def test_settings_from_the_environment() -> None:
-    env = {"SENSORLIB_POLL_S": "5", "SENSORLIB_PARTITIONS": "8", "SENSORLIB_BROKERS": "a:1,b:2", "POLL_S": "9", "HOME": "/home"}
+    env = {
+        "SENSORLIB_POLL_S": "5",
+        "SENSORLIB_PARTITIONS": "8",
+        "SENSORLIB_BROKERS": "a:1,b:2",
+        "POLL_S": "9",
+        "HOME": "/home",
+    }
     found = load_settings(env, brokers="c:3", partitions=None)
     assert (found.poll_s, found.partitions, found.brokers) == (5.0, 8, "c:3")
     assert load_settings({}) == Settings()
@@ -160,7 +172,9 @@ def test_settings_from_the_environment_of_the_process(monkeypatch: pytest.Monkey
     assert load_settings().store == "sqlite:///here.db"
 
 
-@pytest.mark.parametrize(("name", "text"), [("poll_s", "often"), ("partitions", "4.5"), ("replicas", ""), ("parallelism", "two")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("poll_s", "often"), ("partitions", "4.5"), ("replicas", ""), ("parallelism", "two")]
+)
 def test_a_setting_that_cannot_be_used(name: str, text: str) -> None:
     with pytest.raises(SettingError, match=rf"SENSORLIB_{name.upper()} is '{text}', expected (int|float): \w"):
         load_settings({f"SENSORLIB_{name.upper()}": text})

@@ -164,7 +164,10 @@ def test_garbage_is_read_in_no_time_and_holds_no_record(what: str) -> None:
     assert time.process_time() - began < 1.0
 
 
-@pytest.mark.parametrize("piece", [b"<p>Stra\xdfe</p>", b"\xff\xfe", b"NaN", b"1.50e1", '"é"'.encode(), b"\xf0\x9f\x98", b'"\\u00e9"', b"{]", b"tru"])
+@pytest.mark.parametrize(
+    "piece",
+    [b"<p>Stra\xdfe</p>", b"\xff\xfe", b"NaN", b"1.50e1", '"é"'.encode(), b"\xf0\x9f\x98", b'"\\u00e9"', b"{]", b"tru"],
+)
 def test_a_scrap_is_the_bytes_that_came(piece: bytes) -> None:
     one, two = json.dumps(record(1)).encode(), json.dumps(record(2)).encode()
     for data in (b"\n".join([one, piece, two]), b"[" + one + b",\n" + piece + b",\n" + two + b"]"):
@@ -203,7 +206,11 @@ def mangle(data: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data) + 1)
         cut = rng.choice([0, 0, 1, 2, 50])
-        data = data[:at] + rng.choice([b"", rng.randbytes(2), rng.choice(b'{}[],:"\\').to_bytes(), data[at : at + 30]]) + data[at + cut :]
+        data = (
+            data[:at]
+            + rng.choice([b"", rng.randbytes(2), rng.choice(b'{}[],:"\\').to_bytes(), data[at : at + 30]])
+            + data[at + cut :]
+        )
     return data
 
 
@@ -250,7 +257,11 @@ def replaced(made: Record, path: tuple[Any, ...], wrong: object) -> Record:
 
 
 ENRICHED = record() | {"country_abb": "CH", "place": "Zürich", "cell": "47.3_8.5", "fetched_at": "2024-03-05T06:01:00Z"}
-WRONG = [replaced(ENRICHED, path, wrong) for path in paths_of(ENRICHED) for wrong in (None, 5, "x", [], {}, True, [[]], 1e300, -1)]
+WRONG = [
+    replaced(ENRICHED, path, wrong)
+    for path in paths_of(ENRICHED)
+    for wrong in (None, 5, "x", [], {}, True, [[]], 1e300, -1)
+]
 
 
 def test_a_wrong_type_anywhere_loses_no_row() -> None:
@@ -304,7 +315,12 @@ def test_the_first_reason_counts(changes: Record, reason: str) -> None:
 
 
 def test_up_to_a_day_in_the_future_is_fine() -> None:
-    table = measurements([{**ENRICHED, "timestamp": "2024-03-06 06:00:59"}, {**ENRICHED, "fetched_at": None, "timestamp": "2098-01-01 00:00:00"}])
+    table = measurements(
+        [
+            {**ENRICHED, "timestamp": "2024-03-06 06:00:59"},
+            {**ENRICHED, "fetched_at": None, "timestamp": "2098-01-01 00:00:00"},
+        ]
+    )
     assert table["reason"].isna().all()
 
 
@@ -372,7 +388,19 @@ def test_the_ids_of_a_record_may_be_numbers_or_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "indoor"), [(0, False), (1, True), ("0", False), ("1", True), (True, True), (False, False), (2, None), ("", None), (None, None), ([], None)]
+    ("value", "indoor"),
+    [
+        (0, False),
+        (1, True),
+        ("0", False),
+        ("1", True),
+        (True, True),
+        (False, False),
+        (2, None),
+        ("", None),
+        (None, None),
+        ([], None),
+    ],
 )
 def test_indoor(value: object, indoor: bool | None) -> None:
     table = measurements([record(location={"indoor": value})])
@@ -408,7 +436,9 @@ def test_the_client_gives_its_name_and_what_it_got(web: "Web") -> None:
 
 
 def test_not_modified_is_none(web: "Web") -> None:
-    web.reply(b"[1]", ETag='"a"').reply(b"", status=304, ETag='"a"').reply(b"[2]", ETag='"b"').reply(b"", status=304, ETag='"b"')
+    web.reply(b"[1]", ETag='"a"').reply(b"", status=304, ETag='"a"').reply(b"[2]", ETag='"b"').reply(
+        b"", status=304, ETag='"b"'
+    )
     feed = ask(web)
     assert [feed.fetch() for _ in range(4)] == [b"[1]", None, b"[2]", None]
     assert [headers.get("if-none-match") for headers in web.asked] == [None, '"a"', '"a"', '"b"']
@@ -476,7 +506,17 @@ def test_an_answer_that_cannot_be_read_is_an_error_of_the_feed(web: "Web", reply
         ask(web.reply(**reply), attempts=2).fetch()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/data.json", "nowhere", "ftp://127.0.0.1/data.json", "http://127.0.0.1:99999/", "http://[/", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/data.json",
+        "nowhere",
+        "ftp://127.0.0.1/data.json",
+        "http://127.0.0.1:99999/",
+        "http://[/",
+        "",
+    ],
+)
 def test_an_address_that_cannot_be_asked_is_an_error(url: str) -> None:
     with pytest.raises(SensorlibError, match="expected"):
         Feed(url, attempts=1, timeout_s=2.0).fetch()

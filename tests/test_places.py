@@ -47,12 +47,22 @@ def test_a_cell_holds_the_positions_that_it_names() -> None:
 def test_enrich_adds_five_fields_and_changes_nothing() -> None:
     record = {"id": 1, "location": {"latitude": "48.78", "longitude": "9.18", "country": "uk"}, "other": [1]}
     kept = {"id": 1, "location": {"latitude": "48.78", "longitude": "9.18", "country": "uk"}, "other": [1]}
-    added = {"place": None, "country_name": "United Kingdom", "country_abb": "GB", "cell": "48.7_9.1", "fetched_at": MOMENT}
+    added = {
+        "place": None,
+        "country_name": "United Kingdom",
+        "country_abb": "GB",
+        "cell": "48.7_9.1",
+        "fetched_at": MOMENT,
+    }
     assert enrich(record, MOMENT) == kept | added
     assert record == kept
 
 
-@pytest.mark.parametrize("location", [None, 5, "Berlin", [], ["DE"], {}, True, {"country": ["DE"], "latitude": {}, "longitude": True}], ids=repr)
+@pytest.mark.parametrize(
+    "location",
+    [None, 5, "Berlin", [], ["DE"], {}, True, {"country": ["DE"], "latitude": {}, "longitude": True}],
+    ids=repr,
+)
 def test_enrich_takes_any_location(location: object) -> None:
     found = enrich({"location": location}, MOMENT)
     assert found["location"] == location

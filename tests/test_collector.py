@@ -1,0 +1,203 @@
+"""From messages to the store: whole batches, dead letters with their place, and no reading twice."""
+
+import base64
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sensorlib.collector import Progress, bury, read_message, store_batch
+from sensorlib.core import DEAD_TOPIC, KINDS, BusError, Reading, StoreError
+from sensorlib.quality import FAULTS, FLAGS
+from sensorlib.store import SqliteStore
+
+NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
+READING = Reading(81, NOON, "particulates", "P1", 14.2, 2, 5, "SDS011", 7, 47.37, 8.54, 408.0, False, "CH", "Zürich", "47.3_8.5")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    "A message as Kafka hands it over."
+
+    payload: bytes | None
+    on: str = "sensor.particulates"
+    place: tuple[int, int] = (1, 42)
+    sent_ms: int = 0
+
+    def value(self) -> bytes | None:
+        return self.payload
+
+    def topic(self) -> str:
+        return self.on
+
+    def partition(self) -> int:
+        return self.place[0]
+
+    def offset(self) -> int:
+        return self.place[1]
+
+    def timestamp(self) -> tuple[int, int]:
+        return (1, self.sent_ms)
+
+
+@dataclass
+class Letters:
+    "Takes dead letters; refuses the first few flushes."
+
+    refusals: int = 0
+    sent: list[tuple[str, str | None, bytes]] = field(default_factory=list)
+
+    def send(self, topic: str, key: str | None, value: bytes) -> None:
+        self.sent.append((topic, key, value))
+
+    def flush(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise BusError("no broker")
+
+
+def told(reading: Reading = READING, **changes: Any) -> Envelope:
+    "The message of a reading, as the stream writes it: without empty fields."
+    fields = {name: value for name, value in asdict(replace(reading, **changes)).items() if value is not None}
+    return Envelope(msgspec.json.encode(fields), f"sensor.{fields['kind']}")
+
+
+def text(**changes: object) -> bytes:
+    "A message with something else in it."
+    return json.dumps({**json.loads(told().payload or b""), **changes}).encode()
+
+
+def without(name: str) -> bytes:
+    return json.dumps({key: value for key, value in json.loads(told().payload or b"").items() if key != name}).encode()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "readings.db")
+    yield store
+    store.close()
+
+
+BAD: dict[str, bytes | None] = {
+    "tombstone": None, "empty": b"", "blank": b" ", "text": b"<html>", "null": b"null", "list": b"[]", "number": b"5", "empty object": b"{}",
+    "cut": (told().payload or b"")[:-5], "two": 2 * (told().payload or b""), "not UTF-8": text().replace(b"SDS011", b"SDS\xff11"),
+    "surrogate": text(place="\udcff"), "no sensor": without("sensor_id"), "no time": without("ts"), "no kind": without("kind"), "no value": without("value"),
+    "no value type": without("value_type"), "sensor as text": text(sensor_id="81"), "sensor as fraction": text(sensor_id=81.5),
+    "time without zone": text(ts="2024-03-05T12:00:00"), "time as number": text(ts=1709640000), "no such day": text(ts="2024-02-30T12:00:00Z"),
+    "value as text": text(value="14.2"), "value null": text(value=None), "value NaN": text(value=float("nan")), "value 1e999": text().replace(b"14.2", b"1e999"),
+    "kind of another topic": text(kind="noise"), "unknown kind": text(kind="other"), "verdict as text": text(qc="good"), "place as number": text(place=5),
+    "sensor beyond 64 bits": text(sensor_id=10**30), "sensor beyond SQLite": text(sensor_id=2**63), "verdict beyond 64 bits": text(qc=2**70),
+    "record beyond 64 bits": text(record_id=-(2**80)), "location beyond SQLite": text(location_id=2**64 - 1), "deep": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_no_reading_is_buried_with_place_and_bytes(store: SqliteStore, what: str) -> None:
+    letters, progress = Letters(), Progress()
+    store_batch([told(), Envelope(BAD[what]), told(value_type="P2")], store, letters, progress)  # type: ignore[arg-type]
+    ((topic, key, letter),) = letters.sent
+    found = json.loads(letter)
+    assert (topic, key) == (DEAD_TOPIC, None)
+    assert base64.b64decode(found.pop("original")) == (BAD[what] or b"")
+    assert found == {"reason": "reading", "source_topic": "sensor.particulates", "source_partition": 1, "source_offset": 42}
+    assert (progress.received, progress.stored, progress.dead) == (3, 2, 1)
+    assert store.counts() == {"particulates": 2}
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (told().payload, READING),
+        (text(value=14), replace(READING, value=14.0)),
+        (text(more={"a": [1]}), READING),
+        (text(ts="2024-03-05T13:00:00+01:00"), READING),
+        (text(place=None, lat=None, indoor=None), replace(READING, place=None, lat=None, indoor=None)),
+        (without("record_id"), replace(READING, record_id=None)),
+    ],
+)
+def test_a_reading_is_read(payload: bytes, expected: Reading) -> None:
+    assert read_message(Envelope(payload)) == expected
+
+
+def test_readings_of_every_kind_are_read_from_their_own_topic() -> None:
+    for kind in KINDS:
+        assert read_message(told(kind=kind)) == replace(READING, kind=kind)
+        others = {f"sensor.{other}" for other in (*KINDS, "other", "raw", "dead")} - {f"sensor.{kind}"}
+        assert {read_message(replace(told(kind=kind), on=other)) for other in others} == {None}
+
+
+def test_a_huge_message_is_buried_with_its_beginning() -> None:
+    letter = json.loads(bury(Envelope(b"x" * 3_000_000)))
+    assert base64.b64decode(letter["original"]) == b"x" * 1_000_000
+
+
+def batch(size: int) -> list[Envelope]:
+    return [told(ts=NOON + timedelta(minutes=n), qc=n % 2) for n in range(size)]
+
+
+def test_redelivery_changes_nothing(store: SqliteStore, tmp_path: Path) -> None:
+    def rows() -> list[tuple[object, ...]]:
+        with sqlite3.connect(tmp_path / "readings.db") as db:
+            return [row for table in ("readings", "latest", "sites") for row in db.execute(f"SELECT * FROM {table}")]
+
+    store_batch(batch(50), store, Letters(), Progress())  # type: ignore[arg-type]
+    once = rows()
+    for again in (batch(50), batch(20), list(reversed(batch(50)))):
+        store_batch(again, store, Letters(), Progress())  # type: ignore[arg-type]
+    assert rows() == once
+    assert store.counts() == {"particulates": 50}
+
+
+def test_progress_is_counted(store: SqliteStore) -> None:
+    progress = Progress()
+    now_ms = int(time.time() * 1000)
+    messages = [replace(m, sent_ms=now_ms - 5000) for m in [*batch(10), Envelope(b"")]]
+    store_batch(messages, store, Letters(), progress)  # type: ignore[arg-type]
+    store_batch([told(qc=FLAGS["indoor"])], store, Letters(), progress)  # type: ignore[arg-type]
+    assert (progress.received, progress.stored, progress.dead, progress.flagged) == (12, 11, 1, 5)
+    assert FLAGS["indoor"] & FAULTS == 0
+    assert len(progress.latencies_s) == 11
+    assert 5.0 <= (progress.percentile_s(0) or 0) < 15.0
+
+
+def test_there_is_no_latency_before_the_first_reading() -> None:
+    assert Progress().percentile_s(50) is None
+
+
+def test_a_store_that_refuses_leaves_progress_and_letters_untouched(store: SqliteStore, tmp_path: Path) -> None:
+    impatient, letters, progress = SqliteStore(tmp_path / "readings.db", busy_s=0.05), Letters(), Progress()
+    other = sqlite3.connect(tmp_path / "readings.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another process"):
+        store_batch([*batch(5), Envelope(b"")], impatient, letters, progress)  # type: ignore[arg-type]
+    assert (progress, letters.sent, store.counts()) == (Progress(), [], {})
+    other.execute("ROLLBACK")
+    store_batch([*batch(5), Envelope(b"")], impatient, letters, progress)  # type: ignore[arg-type]
+    assert (progress.received, progress.stored, progress.dead, len(letters.sent)) == (6, 5, 1, 1)
+    assert store.counts() == {"particulates": 5}
+    impatient.close()
+
+
+def test_a_broker_that_refuses_the_dead_letters_leaves_progress_untouched(store: SqliteStore) -> None:
+    letters, progress = Letters(refusals=1), Progress()
+    messages = [*batch(5), Envelope(b"")]
+    with pytest.raises(BusError):
+        store_batch(messages, store, letters, progress)  # type: ignore[arg-type]
+    assert progress == Progress()
+    store_batch(messages, store, letters, progress)  # type: ignore[arg-type]
+    assert (progress.received, progress.stored, progress.dead) == (6, 5, 1)
+    assert store.counts() == {"particulates": 5}
+
+
+def test_a_batch_of_nothing_and_a_batch_of_nothing_good(store: SqliteStore) -> None:
+    letters, progress = Letters(), Progress()
+    store_batch([], store, letters, progress)  # type: ignore[arg-type]
+    store_batch([Envelope(b"x")] * 3, store, letters, progress)  # type: ignore[arg-type]
+    assert (progress.received, progress.stored, progress.dead, len(letters.sent)) == (3, 0, 3, 3)

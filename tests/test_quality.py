@@ -1,0 +1,428 @@
+"""The judge on real data, on hand-made records and on a made city whose faults are known."""
+
+import itertools
+import json
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sensorlib.archive import open_files, read_file
+from sensorlib.core import READING_COLUMNS, VALUE_TYPES, MissingPart, SettingError
+from sensorlib.feed import measurements, read_answer
+from sensorlib.quality import (
+    CHECKS,
+    CODES,
+    FAULTS,
+    FLAGS,
+    LIMITS,
+    RELATIONS,
+    Code,
+    Verdicts,
+    check_files,
+    flag_names,
+    is_good,
+    judge,
+    read_frame,
+    score,
+    summarise,
+    write_frame,
+)
+from sensorlib.simulate import FAULTS as INJECTED
+from sensorlib.simulate import inject, make_city, records
+
+Record = dict[str, Any]
+WORLD = "api/2017-08-10_world_data.json.gz"
+KEY = ["sensor_id", "value_type", "ts"]
+START = datetime(2026, 3, 5, tzinfo=UTC)
+
+
+def report(values: dict[str, object], sensor_type: str = "SDS011", **location: object) -> Record:
+    "A record that says these values."
+    place = {"id": 7, "latitude": "47.37", "longitude": "8.54", "altitude": "408.0", "indoor": 0}
+    return {
+        "id": 1,
+        "timestamp": "2024-03-05 06:00:00",
+        "sensor": {"id": 81, "sensor_type": {"name": sensor_type}},
+        "location": place | location,
+        "sensordatavalues": [{"value_type": name, "value": value} for name, value in values.items()],
+    }
+
+
+def verdicts(reports: Iterable[Record]) -> list[dict[str, list[str]]]:
+    "Names of the checks that fire on each value of each record."
+    listed = list(reports)
+    found: list[dict[str, list[str]]] = [{} for _ in listed]
+    for row in judge(measurements(listed)).itertuples():
+        found[row.record][row.value_type] = flag_names(row.qc)
+    return found
+
+
+def code_values(code: Code) -> list[float]:
+    "Values that a code stands for, one of each kind."
+    ends = [code.at_most, None if code.above is None else code.above + 1]
+    return [*code.equals, *(end for end in ends if end is not None)]
+
+
+GOOD: list[tuple[str, dict[str, object]]] = [
+    ("SDS011", {"P1": "14.20", "P2": "9.80"}), ("SDS011", {"P1": "0.00", "P2": "0.00"}), ("SDS011", {"P1": "1999.80", "P2": "999.80"}),
+    ("SPS30", {"P0": "1", "P2": "2", "P4": "3", "P1": "1999.9"}), ("SPS30", {"P2": "999.9", "P1": "999.9"}),
+    ("DHT22", {"temperature": "-40", "humidity": "0"}), ("DHT22", {"temperature": "60", "humidity": "100.00"}),
+    ("DHT22", {"temperature": "-0.1", "humidity": "1.00"}), ("BME280", {"temperature": "0.00", "humidity": "100", "pressure": "97294.09"}),
+    ("BME280", {"temperature": "20.84", "pressure": "97294.09", "pressure_at_sealevel": 102089.58}), ("DS18B20", {"temperature": "-55"}),
+    ("DNMS (Laerm)", {"noise_LAeq": "20", "noise_LA_min": "20", "noise_LA_max": "130"}), ("DNMS (Laerm)", {"noise_LAeq": "85.0"}),
+]  # fmt: skip
+
+
+BAD: list[tuple[str, dict[str, object], dict[str, object], dict[str, list[str]]]] = [
+    ("DHT22", {"temperature": "60.1", "humidity": "100.1"}, {}, {"temperature": ["range"], "humidity": ["range"]}),
+    ("DHT22", {"temperature": "-40.1", "humidity": "-0.1"}, {}, {"temperature": ["range"], "humidity": ["range"]}),
+    ("DS18B20", {"temperature": "-55.1"}, {}, {"temperature": ["range"]}),
+    ("HTU21D", {"temperature": "-55.1"}, {}, {"temperature": []}),
+    ("BME280", {"pressure": "1008.86", "humidity": "50"}, {}, {"pressure": ["range"], "humidity": []}),
+    ("BME280", {"pressure": "115473.36"}, {}, {"pressure": ["range"]}),
+    ("SDS011", {"P1": "-0.1"}, {}, {"P1": ["range"]}),
+    ("SDS011", {"P1": "1999.90", "P2": "999.90"}, {}, {"P1": ["code"], "P2": ["code"]}),
+    ("SPS30", {"P1": "2000.1"}, {}, {"P1": ["range"]}),
+    ("BME280", {"temperature": "-147.58"}, {}, {"temperature": ["range", "code"]}),
+    ("DHT22", {"temperature": "-999", "humidity": "-999.0"}, {}, {"temperature": ["range", "code"], "humidity": ["range", "code"]}),
+    ("DS18B20", {"temperature": "85.00"}, {}, {"temperature": ["range", "code"]}),
+    ("DS18B20", {"temperature": "-127"}, {}, {"temperature": ["range", "code"]}),
+    ("DHT22", {"temperature": "85"}, {}, {"temperature": ["range"]}),
+    ("DNMS (Laerm)", {"noise_LAeq": "0"}, {}, {"noise_LAeq": ["range", "code"]}),
+    ("DNMS (Laerm)", {"noise_LAeq": "130.1"}, {}, {"noise_LAeq": ["range", "code"]}),
+    ("DNMS (Laerm)", {"noise_LAeq": "19.9"}, {}, {"noise_LAeq": ["range"]}),
+    ("SDS011", {"P1": "9.80", "P2": "14.20"}, {}, {"P1": ["relation"], "P2": ["relation"]}),
+    ("DNMS (Laerm)", {"noise_LAeq": "40", "noise_LA_min": "41", "noise_LA_max": "50"}, {},
+     {"noise_LAeq": ["relation"], "noise_LA_min": ["relation"], "noise_LA_max": []}),
+    ("DNMS (Laerm)", {"noise_LAeq": "51", "noise_LA_min": "41", "noise_LA_max": "50"}, {},
+     {"noise_LAeq": ["relation"], "noise_LA_min": [], "noise_LA_max": ["relation"]}),
+    ("BME280", {"pressure": "101000", "pressure_at_sealevel": 100000.0}, {}, {"pressure": ["relation"], "pressure_at_sealevel": ["relation"]}),
+    ("BME280", {"pressure": "101000", "pressure_at_sealevel": 100000.0}, {"altitude": "-3.5"}, {"pressure": [], "pressure_at_sealevel": []}),
+    ("BME280", {"pressure": "101000", "pressure_at_sealevel": 100000.0}, {"altitude": None}, {"pressure": [], "pressure_at_sealevel": []}),
+    ("SDS011", {"P1": "14"}, {"id": 11}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"latitude": "0.0", "longitude": "0.000"}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"latitude": None}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"longitude": "east"}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"latitude": "90.1"}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"longitude": "-180.1"}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"altitude": "12345.0"}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"altitude": "-451"}, {"P1": ["position"]}),
+    ("SDS011", {"P1": "14"}, {"altitude": None, "id": None, "indoor": None}, {"P1": []}),
+    ("SDS011", {"P1": "14"}, {"latitude": "0.0", "longitude": "6.7"}, {"P1": []}),
+    ("SDS011", {"P1": "14"}, {"indoor": 1}, {"P1": ["indoor"]}),
+    ("SDS011", {"P1": "-5"}, {"indoor": "1", "id": "11"}, {"P1": ["range", "position", "indoor"]}),
+]  # fmt: skip
+
+
+def test_what_is_possible_is_good() -> None:
+    found = verdicts(report(values, sensor_type) for sensor_type, values in GOOD)
+    for (sensor_type, values), flags in zip(GOOD, found, strict=True):
+        assert flags == {name: [] for name in values}, (sensor_type, values)
+
+
+def test_a_check_fires_where_it_should_and_nowhere_else() -> None:
+    found = verdicts(report(values, sensor_type, **location) for sensor_type, values, location, _ in BAD)
+    for (sensor_type, values, location, expected), flags in zip(BAD, found, strict=True):
+        assert flags == expected, (sensor_type, values, location)
+
+
+def test_every_check_has_an_example_of_its_own() -> None:
+    alone = {flags[0] for *_, expected in BAD for flags in expected.values() if len(flags) == 1}
+    assert alone == {check.name for check in CHECKS}
+    assert len({check.bit for check in CHECKS}) == len({check.name for check in CHECKS}) == len(CHECKS)
+    assert all(check.bit.bit_count() == 1 and check.says for check in CHECKS)
+
+
+def test_both_ends_of_a_range_are_inside() -> None:
+    ends = [(row, edge, beyond) for row in LIMITS for edge, beyond in ((row.low, -np.inf), (row.high, np.inf))]
+    for outside in (False, True):
+        values = [float(np.nextafter(edge, beyond)) if outside else edge for _, edge, beyond in ends]
+        found = verdicts(
+            report({row.value_type: repr(v)}, row.sensor_type or "x") for (row, *_), v in zip(ends, values, strict=True)
+        )
+        assert [
+            row for (row, *_), flags in zip(ends, found, strict=True) if ("range" in flags[row.value_type]) != outside
+        ] == []
+
+
+def test_every_code_is_found() -> None:
+    cases = [
+        (code, value, kind) for code in CODES for value in code_values(code) for kind in code.sensor_types or ("x",)
+    ]
+    found = verdicts(report({code.value_type: repr(value)}, kind) for code, value, kind in cases)
+    assert len(cases) > 30
+    assert [case for case, flags in zip(cases, found, strict=True) if "code" not in flags[case[0].value_type]] == []
+
+
+def test_a_code_of_one_instrument_is_a_value_of_another() -> None:
+    cases = [(code, value) for code in CODES if code.sensor_types for value in code_values(code)]
+    found = verdicts(report({code.value_type: repr(value)}, "x") for code, value in cases)
+    assert [case for case, flags in zip(cases, found, strict=True) if "code" in flags[case[0].value_type]] == []
+
+
+def test_a_relation_needs_both_and_allows_equal() -> None:
+    for relation in RELATIONS:
+        low, up = relation.lower, relation.upper
+        middle = next((row.low + row.high) / 2 for row in LIMITS if row.value_type == up)
+        cases = [
+            {low: middle, up: middle},
+            {low: middle + 0.01, up: middle},
+            {low: middle + 0.01},
+            {low: middle + 0.01, up: "x"},
+        ]
+        fine, wrong, *lone = verdicts(report(case, "x") for case in cases)
+        assert (fine, wrong) == ({low: [], up: []}, {low: ["relation"], up: ["relation"]})
+        assert lone == [{low: []}, {low: []}]
+
+
+def test_of_a_value_type_that_comes_twice_the_last_is_the_partner() -> None:
+    twice = report({})
+    twice["sensordatavalues"] = [
+        {"value_type": name, "value": value} for name, value in (("P1", "5"), ("P2", "9"), ("P1", "20"))
+    ]
+    assert [flag_names(qc) for qc in judge(measurements([twice]))["qc"]] == [["relation"], [], []]
+
+
+def test_partners_are_of_the_same_record() -> None:
+    pair = [report({"P1": "5"}), report({"P2": "9"})]
+    assert list(judge(measurements(pair))["qc"]) == [0, 0]
+
+
+def test_advice_does_not_make_a_reading_bad() -> None:
+    advice = [check for check in CHECKS if not check.bit & FAULTS]
+    assert [check.name for check in advice] == ["indoor"]
+    qc = pd.Series([0, *(check.bit for check in CHECKS)])
+    assert list(is_good(qc)) == [True, *(check in advice for check in CHECKS)]
+    assert list(is_good(qc.to_numpy())) == list(is_good(qc))
+
+
+@pytest.mark.parametrize(
+    "names", [set(some) for size in (0, 1, 2, 5) for some in itertools.combinations(FLAGS, size)], ids=sorted
+)
+def test_names_spell_a_verdict_out(names: set[str]) -> None:
+    assert set(flag_names(sum(FLAGS[name] for name in names))) == names
+
+
+def test_nothing_to_judge_gives_an_empty_table() -> None:
+    for given in ([], [report({})], [report({"durP1": "5"})], [report({"P1": "x"})]):
+        judged = judge(measurements(given))
+        assert (len(judged), str(judged["qc"].dtype)) == (0, "int32")
+
+
+def test_any_text_can_be_judged() -> None:
+    texts = ["'; DROP TABLE x; --", '"', "\x00", "Zürich", "😀", "", " ", "x" * 10_000]
+    found = read_answer(
+        json.dumps([report({"P1": "14"}, text) | {"place": text, "cell": text} for text in texts]).encode()
+    )
+    judged = judge(measurements(found.records))
+    assert list(judged["qc"]) == [0] * len(texts)
+    assert list(judged["sensor_type"]) == list(judged["place"]) == texts
+
+
+@pytest.mark.parametrize("half", [rb"\ud800", rb"\udcff", b"\xff", b"\xed\xa0\x80"])
+def test_half_a_letter_does_not_stop_the_judge(half: bytes) -> None:
+    texts = [json.dumps(report({"P1": "14"}, name)).encode() for name in ("SDS011", "@", "SDS011")]
+    found = read_answer(b"\n".join(texts).replace(b"@", half))
+    assert len(found.records) + len(found.scraps) == 3
+    assert len(judge(measurements(found.records))) == len(found.records)
+
+
+@pytest.fixture(scope="module")
+def world(shared_data: Path) -> pd.DataFrame:
+    ((name, data),) = open_files(shared_data / WORLD)
+    return measurements(read_file(name, data).records)
+
+
+@pytest.fixture(scope="module")
+def snapshot(shared_data: Path) -> Verdicts:
+    return check_files([shared_data / WORLD])
+
+
+def flags_of(snapshot: Verdicts, sensor_id: int) -> dict[str, set[str]]:
+    "Flags of a sensor, by value type, over all its readings."
+    mine = snapshot.readings[snapshot.readings["sensor_id"] == sensor_id]
+    return {name: {flag for qc in group["qc"] for flag in flag_names(qc)} for name, group in mine.groupby("value_type")}
+
+
+@pytest.mark.parametrize(
+    ("sensor_id", "flags"),
+    [
+        (3740, {"temperature": {"range", "code"}, "pressure": {"range"}, "humidity": set()}),
+        (4818, {"temperature": {"range"}, "humidity": {"range"}}),
+        (1073, {"pressure": {"range"}, "temperature": set(), "humidity": set()}),
+    ],
+)
+def test_known_trouble_in_the_snapshot(snapshot: Verdicts, sensor_id: int, flags: dict[str, set[str]]) -> None:
+    assert flags_of(snapshot, sensor_id) == flags
+
+
+def test_seven_records_at_the_cap_are_codes(snapshot: Verdicts) -> None:
+    values, types = snapshot.readings["value"], snapshot.readings["value_type"]
+    capped = snapshot.readings[((types == "P1") & (values == 1999.9)) | ((types == "P2") & (values == 999.9))]
+    assert (len(capped), capped["record_id"].nunique()) == (14, 7)
+    assert {tuple(flag_names(qc)) for qc in capped["qc"]} == {("code",)}
+    assert (snapshot.readings["qc"] & FLAGS["code"] > 0).sum() == 14 + 2
+
+
+def test_dry_and_wet_air_of_the_snapshot_is_good(snapshot: Verdicts) -> None:
+    humidity = snapshot.readings[snapshot.readings["value_type"] == "humidity"]
+    edge = humidity[(humidity["value"] <= 1) | (humidity["value"] == 100)]
+    assert (edge["value"] <= 1).sum() == 24
+    assert is_good(edge["qc"]).all()
+
+
+def test_counters_go_to_the_others(world: pd.DataFrame, snapshot: Verdicts) -> None:
+    other = world[world["kind"].isna()]
+    assert "PPD42NS" not in set(snapshot.readings["sensor_type"])
+    assert (other["sensor_type"] == "PPD42NS").sum() == (world["sensor_type"] == "PPD42NS").sum() == 282
+    assert set(other["value_type"]) == {
+        "P1",
+        "P2",
+        "durP1",
+        "durP2",
+        "ratioP1",
+        "ratioP2",
+        "samples",
+        "min_micro",
+        "max_micro",
+    }
+    assert snapshot.other == len(other) == 513
+
+
+def test_no_value_of_the_snapshot_is_lost_or_changed(world: pd.DataFrame, snapshot: Verdicts) -> None:
+    assert (snapshot.records, len(world)) == (6874, 14486)
+    assert len(snapshot.readings) + snapshot.other + len(snapshot.dead) == len(world)
+    told = world[world["kind"].notna()]
+    assert snapshot.readings["value"].tolist() == told["text"].astype(float).tolist()
+    assert snapshot.readings["record_id"].tolist() == told["record_id"].tolist()
+    assert set(snapshot.readings["country"].dropna().str.len()) == {2}
+    assert "UK" not in set(snapshot.readings["country"])
+
+
+def test_the_snapshot_in_numbers(snapshot: Verdicts) -> None:
+    told = summarise(snapshot)
+    assert told["readings"] == told["good"] + told["flagged"] == sum(told["by_value_type"].values()) == 13973
+    assert (told["flagged"], told["dead"], told["by_flag"]["relation"]) == (66, 0, 40)
+    assert set(told["by_flag"]) == set(FLAGS)
+    assert set(told["by_value_type"]) < set(VALUE_TYPES)
+
+
+def test_the_order_of_records_does_not_matter(world: pd.DataFrame) -> None:
+    order = np.random.default_rng(4).permutation(world["record"].unique())
+    rank = pd.Series(range(len(order)), index=order)
+    shuffled = world.iloc[np.argsort(world["record"].map(rank).to_numpy(), kind="stable")]
+    key = ["record", "value_type"]
+    one, two = (judge(table).set_index(key)["qc"].sort_index() for table in (world, shuffled))
+    assert not shuffled["record"].equals(world["record"])
+    pd.testing.assert_series_equal(one, two)
+
+
+def test_a_record_is_judged_alike_alone_and_in_company(world: pd.DataFrame) -> None:
+    judged = judge(world)
+    for record in random.Random(3).sample(sorted(judged.loc[judged["qc"] > 0, "record"].unique()), 10):
+        alone = judge(world[world["record"] == record])["qc"]
+        assert alone.tolist() == judged.loc[judged["record"] == record, "qc"].tolist()
+
+
+@pytest.fixture(scope="module")
+def clean() -> list[Record]:
+    return records(make_city(sensors=150, seed=11), START, START + timedelta(hours=6))
+
+
+@pytest.fixture(scope="module")
+def spoilt(clean: list[Record]) -> tuple[list[Record], pd.DataFrame, pd.DataFrame]:
+    "Records, the truth about them, and the verdicts."
+    made, truth = inject(clean, list(INJECTED), seed=12, share=0.05)
+    return made, truth, judge(measurements(made))
+
+
+def test_a_clean_city_is_good(clean: list[Record]) -> None:
+    assert len(clean) > 10_000
+    assert is_good(judge(measurements(clean))["qc"]).mean() >= 0.999
+
+
+def test_every_injected_fault_is_found_and_little_else(spoilt: tuple[list[Record], pd.DataFrame, pd.DataFrame]) -> None:
+    _, truth, judged = spoilt
+    told = score(judged, truth)
+    assert set(told["spoilt"]) == set(INJECTED)
+    assert {name: told["recall"][name] for name in ("code", "unit", "position", "range")} == dict.fromkeys(
+        ("code", "unit", "position", "range"), 1.0
+    )
+    assert told["precision"] >= 0.99
+
+
+def test_a_swap_is_found_wherever_it_can_be_seen(spoilt: tuple[list[Record], pd.DataFrame, pd.DataFrame]) -> None:
+    _, truth, judged = spoilt
+    swapped = truth.loc[truth["fault"] == "swapped", ["sensor_id", "ts"]].drop_duplicates()
+    values = judged.pivot_table(index=["sensor_id", "ts"], columns="value_type", values="value")
+    seen = values.loc[pd.MultiIndex.from_frame(swapped)].eval("P2 > P1").mean()
+    recall = score(judged, truth)["recall"]["swapped"]
+    assert len(swapped) > 50
+    assert recall == pytest.approx(seen, abs=1e-3)
+    assert recall >= 0.95
+
+
+def test_faults_keep_their_values(spoilt: tuple[list[Record], pd.DataFrame, pd.DataFrame]) -> None:
+    made, _, judged = spoilt
+    assert judged["value"].tolist() == [float(v["value"]) for r in made for v in r["sensordatavalues"]]
+
+
+def test_the_score_of_hand_made_verdicts() -> None:
+    moments = pd.to_datetime([f"2026-01-01T00:0{n}:00Z" for n in range(4)])
+    readings = pd.DataFrame({"sensor_id": 1, "value_type": "P1", "ts": moments, "qc": [1, 0, 2, 256]})
+    truth = pd.DataFrame(
+        {"sensor_id": 1, "value_type": "P1", "ts": moments[:2].astype(str), "fault": ["range", "code"]}
+    )
+    assert score(readings, truth) == {
+        "recall": {"code": 0.0, "range": 1.0},
+        "spoilt": {"code": 1, "range": 1},
+        "precision": 0.5,
+    }
+    assert score(readings.assign(qc=0), truth)["precision"] is None
+
+
+def test_files_are_judged_with_what_is_dead_in_them(tmp_path: Path) -> None:
+    one = json.dumps(report({"P1": "5", "P2": "x", "durP1": "1"}))
+    (tmp_path / "a.ndjson").write_text(f'{{"id": 5}}\nno json\n{one}\n')
+    (tmp_path / "b.csv").write_text("sensor_id;timestamp;P1\n81;2024-03-05T06:00:00;14\n81\n")
+    seen: list[str] = []
+    found = check_files([tmp_path], watch=seen.append)
+    assert seen == ["a.ndjson", "b.csv"]
+    assert (found.records, len(found.readings), found.other) == (3, 2, 1)
+    assert len(found.dead) == 4
+    assert {"no_values", "not_json", "value"} < set(found.dead["reason"])
+    assert {"no json", "x", "81"} < set(found.dead["text"])
+    assert list(found.readings) == list(READING_COLUMNS)
+
+
+def test_no_files_at_all_are_judged_too(tmp_path: Path) -> None:
+    told = summarise(check_files([tmp_path]))
+    assert (told["readings"], told["dead"], set(told["by_flag"].values())) == (0, 0, {0})
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "ndjson"])
+def test_a_table_comes_back_from_a_file(tmp_path: Path, ending: str, snapshot: Verdicts) -> None:
+    some, path = snapshot.readings.head(50), tmp_path / f"it's here.{ending}"
+    write_frame(some, path)
+    back = read_frame(path)
+    assert list(back) == list(READING_COLUMNS)
+    assert back["value"].tolist() == some["value"].tolist()
+    assert pd.to_datetime(back["ts"], utc=True).tolist() == some["ts"].tolist()
+    assert back["record_id"].tolist() == some["record_id"].tolist()
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x", "x.csv.gz"])
+def test_a_file_of_unknown_format_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=r"expected a name ending in \.parquet, \.csv, \.ndjson"):
+        write_frame(pd.DataFrame({"a": [1]}), tmp_path / name)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingPart, match=r"truth\.csv"):
+        read_frame(tmp_path / "truth.csv")
