@@ -9,8 +9,11 @@ __all__ = ['open_files', 'read_csv', 'read_file']
 import csv
 import gzip
 import io
+import re
+import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,25 @@ from .core import MissingPart, SettingError
 from .feed import Answer, Scrap, read_answer
 
 # %% ../nbs/02_archive.ipynb #77b3059d
+_BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError)
+
+
+def _unzstd(data: bytes) -> bytes:
+    plain = b""
+    while data:
+        engine = zstandard.ZstdDecompressor().decompressobj()
+        plain += engine.decompress(data)
+        if not engine.eof:
+            raise EOFError("it ends in the middle")
+        data = engine.unused_data
+    return plain
+
+
 def _unpack(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     if name.endswith(".gz"):
         yield from _unpack(name[:-3], gzip.decompress(data))
     elif name.endswith(".zst"):
-        yield from _unpack(name[:-4], zstandard.ZstdDecompressor().stream_reader(data).read())
+        yield from _unpack(name[:-4], _unzstd(data))
     elif name.endswith(".zip"):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for member in sorted(archive.namelist()):
@@ -54,13 +71,16 @@ def open_files(
             yield from open_files(member)
     elif not path.exists():
         raise MissingPart(f"no such file: {path}; expected JSON, ndjson or CSV, plain or as .gz, .zst, .zip, .tar.zst")
-    elif ".tar" in path.name or path.name.endswith(".tgz"):
-        yield from _untar(path)
     else:
-        yield from _unpack(path.name, path.read_bytes())
+        try:
+            packed = path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst"))
+            yield from _untar(path) if packed else _unpack(path.name, path.read_bytes())
+        except _BROKEN as error:
+            raise SettingError(f"cannot unpack {path}: {error}; expected a whole file, get it again") from error
 
 # %% ../nbs/02_archive.ipynb #145d6f1e
 _PLACES = {"sensor_id", "sensor_type", "location", "lat", "lon", "altitude", "indoor", "timestamp"}
+csv.field_size_limit(sys.maxsize)
 _RENAMED = {"pressure_sealevel": "pressure_at_sealevel"}
 
 
@@ -88,7 +108,7 @@ def read_csv(
     data: bytes,  # A day file: a head, then a row a report, separated by semicolons or commas
 ) -> Answer:  # A record a row, and the rows that are none
     "Read a day file of the archive into the shape of the feed."
-    lines = data.decode("utf-8-sig", errors="replace").splitlines()
+    lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig", errors="surrogateescape"))
     separator = ";" if lines and lines[0].count(";") >= lines[0].count(",") else ","
     head = next(csv.reader(lines[:1], delimiter=separator), [])
     answer = Answer()
@@ -97,7 +117,7 @@ def read_csv(
         if not cells:
             continue
         if len(cells) != len(head):
-            answer.scraps.append(Scrap("cells", line.encode()))
+            answer.scraps.append(Scrap("cells", line.encode(errors="surrogateescape")))
             continue
         answer.records.append(_record(dict(zip(head, cells, strict=True))))
     return answer
@@ -109,7 +129,9 @@ def read_file(
 ) -> Answer:  # Its records, and what was none
     "Read a file of the feed or of the archive."
     if name.endswith(".csv"):
-        if b"sensor_id" not in data.partition(b"\n")[0]:
-            raise SettingError(f"{name} has no column sensor_id in its first line, expected a day file of the archive")
+        head = data.partition(b"\n")[0]
+        missing = [column for column in ("sensor_id", "timestamp") if column.encode() not in head]
+        if missing:
+            raise SettingError(f"{name} has no column {missing[0]} in its first line, expected a day file of the archive")
         return read_csv(data)
     return read_answer(data)

@@ -123,6 +123,7 @@ def check(arguments: Arguments) -> int:
 def simulate(arguments: Arguments) -> int:
     "Write the records of a made city, with the truth of its faults."
     import gzip
+    import math
     from datetime import timedelta
 
     import msgspec
@@ -143,7 +144,7 @@ def simulate(arguments: Arguments) -> int:
     hours = arguments.hours
     truths, count = [], 0
     with openers.get(arguments.out.suffix, open)(arguments.out, "wb") as file:
-        for hour in tqdm(range(-(-hours // 1)), desc="hours", unit="", disable=not sys.stderr.isatty()):
+        for hour in tqdm(range(math.ceil(hours)), desc="hours", unit="", disable=not sys.stderr.isatty()):
             begin = start + timedelta(hours=hour)
             made = records(city, begin, begin + timedelta(hours=min(1.0, hours - hour)))
             if names:
@@ -303,7 +304,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return int(arguments.run(arguments))
-    except SensorlibError as error:
+    except (SensorlibError, OSError) as error:
         print(f"sensorlib {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

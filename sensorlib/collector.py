@@ -54,9 +54,11 @@ def read_message(
     "Read a message."
     try:
         reading = _DECODER.decode(message.value() or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    whole = reading.ts.tzinfo is not None and np.isfinite(reading.value)
+    numbers = (reading.sensor_id, reading.qc, reading.record_id or 0, reading.location_id or 0)
+    storable = all(abs(number) < 2**63 for number in numbers)
+    whole = reading.ts.tzinfo is not None and np.isfinite(reading.value) and storable
     return reading if whole and message.topic() == f"sensor.{reading.kind}" else None
 
 

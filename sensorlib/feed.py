@@ -9,6 +9,7 @@ __all__ = ['USER_AGENT', 'Scrap', 'Answer', 'read_answer', 'merge_records', 'mea
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,48 +39,72 @@ class Answer:
     scraps: list[Scrap] = field(default_factory=list)
 
 # %% ../nbs/01_feed.ipynb #1726000a
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_WALKER = json.JSONDecoder(parse_constant=_refuse)
+_RECORDS = msgspec.json.Decoder(list[dict[str, Any]])
+_WALKER = json.JSONDecoder(parse_constant=str.encode)  # NaN becomes bytes, which are no JSON
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what may stand between two records
+_BORDER = re.compile(r"\s*(?:\n|,\s*(?=\{))")  # where the next record may begin
 
 
-def _walk(text: str) -> Iterator[tuple[Any, str]]:
-    "Yield (object, '') for each JSON object in a text and (None, piece) for what is none."
+def _is_json(found: object) -> bool:
+    "Tell whether an object can be written again: without NaN, and without half a letter."
+    try:
+        return bool(json.dumps(found, ensure_ascii=False).encode())
+    except (TypeError, UnicodeEncodeError):
+        return False
+
+
+def _is_cut(text: str, at: int, error: json.JSONDecodeError) -> bool:
+    "Tell whether an object is fine as far as it goes; the last token or escape may be half there."
+    return text[at] == "{" and (error.msg.startswith("Unterminated string") or len(text) - error.pos < 6)
+
+
+def _is_record(text: str, at: int) -> bool:
+    "Tell whether a whole record begins here; the values inside a record are objects too."
+    try:
+        return "sensordatavalues" in _WALKER.raw_decode(text, at)[0]
+    except (ValueError, RecursionError):
+        return False
+
+
+def _end_of_scrap(text: str, at: int) -> int:
+    "Find where something broken ends: with its line, or where the next record begins."
+    for border in _BORDER.finditer(text, at):
+        if "\n" in border[0] or _is_record(text, border.end()):
+            return border.start()
+    return len(text)
+
+# %% ../nbs/01_feed.ipynb #fb8e0c5f
+def _walk(text: str) -> Iterator[tuple[Any, str, str]]:
+    "Yield each JSON value of a text with its own text, and None with a reason for what is none."
     at = _BETWEEN.match(text, 0).end()  # type: ignore[union-attr]
     while at < len(text):
+        found, reason = None, "not_json"
         try:
             found, end = _WALKER.raw_decode(text, at)
-            yield found, text[at:end]
+            found = found if _is_json(found) else None
+        except json.JSONDecodeError as error:
+            end, reason = (len(text), "cut") if _is_cut(text, at, error) else (_end_of_scrap(text, at), reason)
         except (ValueError, RecursionError):
-            line = text.find("\n", at)
-            end = len(text) if line < 0 else line
-            yield None, text[at:end]
+            end = _end_of_scrap(text, at)
+        yield found, text[at:end], reason
         at = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]
 
-
+# %% ../nbs/01_feed.ipynb #64bcbfe2
 def read_answer(
     data: bytes,  # A JSON array, one object, one object a line, or the whole part of any of these
 ) -> Answer:  # Every whole record, and what else there was
     "Read an answer of the API, or a file of records, and keep every whole record."
-    try:
-        whole = msgspec.json.decode(data)
-        items = [(item, "") for item in (whole if isinstance(whole, list) else [whole])]
-    except (msgspec.DecodeError, RecursionError):
-        items = list(_walk(data.decode("utf-8", errors="surrogateescape")))
     answer = Answer()
-    for number, (item, text) in enumerate(items):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Answer(_RECORDS.decode(data))
+    for item, text, reason in _walk(data.decode("utf-8", errors="surrogateescape")):
         if isinstance(item, dict):
             answer.records.append(item)
-            continue
-        text = text or json.dumps(item)
-        cut = item is None and text.startswith("{") and number == len(items) - 1
-        answer.scraps.append(Scrap("cut" if cut else "not_json", text.encode("utf-8", errors="surrogateescape")))
+        else:
+            answer.scraps.append(Scrap(reason, text.encode("utf-8", errors="surrogateescape")))
     return answer
 
-# %% ../nbs/01_feed.ipynb #d0cee590
+# %% ../nbs/01_feed.ipynb #218a3e8e
 def _values(record: dict[str, Any]) -> list[Any]:
     values = record.get("sensordatavalues")
     return values if isinstance(values, list) else []
@@ -92,17 +117,18 @@ def merge_records(
     merged: dict[object, dict[str, Any]] = {}
     for position, record in enumerate(records):
         identity = record.get("id")
-        key = identity if isinstance(identity, int | str) else ("no id", position)
+        usable = isinstance(identity, int | str) and not isinstance(identity, bool)
+        key = identity if usable else ("no id", position)
         if key not in merged:
             merged[key] = record
             continue
         have = _values(merged[key])
-        names = {v.get("value_type") for v in have if isinstance(v, dict)}
+        names = [v.get("value_type") for v in have if isinstance(v, dict)]
         extra = [v for v in _values(record) if not isinstance(v, dict) or v.get("value_type") not in names]
         merged[key] = {**merged[key], "sensordatavalues": have + extra}
     return list(merged.values())
 
-# %% ../nbs/01_feed.ipynb #8ded621d
+# %% ../nbs/01_feed.ipynb #5131f0a4
 def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
@@ -131,7 +157,7 @@ _PATHS = {
     "fetched_at": ("fetched_at",),
 }
 
-# %% ../nbs/01_feed.ipynb #d22fefdc
+# %% ../nbs/01_feed.ipynb #5eab41bb
 def _rows(records: Iterable[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
     for position, record in enumerate(records):
         head = (position, *(_text(_at(record, *path)) for path in _PATHS.values()))
@@ -149,7 +175,7 @@ def measurements(
     columns = ["record", *_PATHS, "values", "value_type", "text"]
     return parse_texts(pd.DataFrame(_rows(records), columns=columns))
 
-# %% ../nbs/01_feed.ipynb #5131f0a4
+# %% ../nbs/01_feed.ipynb #75a17eea
 def _matching(column: pd.Series, pattern: str) -> pd.Series:
     known = column.astype("object").where(column.notna(), "")
     return column.where(known.str.fullmatch(pattern).astype(bool) & ~known.str.endswith("\n"))
@@ -167,7 +193,7 @@ def _times(column: pd.Series) -> pd.Series:
     stamps = _matching(column, TIME).str.slice(0, 19).str.replace("T", " ")
     return pd.to_datetime(stamps, format="%Y-%m-%d %H:%M:%S", utc=True)
 
-# %% ../nbs/01_feed.ipynb #8f9af3f4
+# %% ../nbs/01_feed.ipynb #2c722e41
 _FETCHED = r"^....-..-..T..:..:..Z$"
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
@@ -187,7 +213,7 @@ def parse_texts(
     kinds = [kind_of(v, s) for v, s in zip(parsed["value_type"], parsed["sensor_type"], strict=True)]
     parsed["kind"] = pd.Series(kinds, index=parsed.index, dtype="object")
     future = (parsed["ts"] - parsed["fetched_at"]) >= pd.Timedelta(days=1)
-    unusable = parsed["kind"].notna() & ~np.isfinite(parsed["value"])
+    unusable = parsed["kind"].notna() & parsed["value"].isna()
     reasons = {
         "no_values": texts["values"] == 0,
         "sensor_id": parsed["sensor_id"].isna(),
@@ -199,7 +225,7 @@ def parse_texts(
     parsed["reason"] = names[first]
     return parsed.drop(columns=["values", "fetched_at"])
 
-# %% ../nbs/01_feed.ipynb #2c722e41
+# %% ../nbs/01_feed.ipynb #3831383c
 USER_AGENT = f"sensorlib/{__version__} (reader of sensor.community)"
 
 
@@ -219,7 +245,7 @@ class Feed:
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts),
             wait=wait_random_exponential(multiplier=pause_s, max=30),
-            retry=retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)),
+            retry=retry_if_exception_type(httpx.HTTPError),
             reraise=True,
         )
 
@@ -233,11 +259,14 @@ class Feed:
         "Bytes of the newest answer; None when it has not changed since the last one."
         try:
             response = self._retrying(self._ask)
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
-            raise FeedError(f"no answer from {self.url}: {error}; expected 200 or 304, will be asked again") from error
+        except httpx.HTTPError as error:
+            why = str(error).partition("\n")[0]
+            raise FeedError(f"no answer from {self.url}: {why}; expected 200 or 304, will be asked again") from error
+        if response.status_code == httpx.codes.NOT_MODIFIED:
+            return None
         headers = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
         self._seen = {ask: response.headers[got] for ask, got in headers.items() if got in response.headers}
-        return None if response.status_code == httpx.codes.NOT_MODIFIED else response.content
+        return response.content
 
     def close(self) -> None:
         "Close the connections."

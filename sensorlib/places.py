@@ -19,15 +19,16 @@ _ALIASES = {"UK": "GB", "EL": "GR"}  # as the European Union writes them
 
 
 @lru_cache(maxsize=1024)
+def _country(code: str) -> tuple[str | None, str | None]:
+    found = pycountry.countries.get(alpha_2=_ALIASES.get(code, code))
+    return (found.alpha_2, getattr(found, "common_name", found.name)) if found else (None, None)
+
+
 def country(
     code: object,  # As the feed has it
 ) -> tuple[str | None, str | None]:  # ISO 3166-1 alpha-2 and the common English name; None where there is none
     "Normalise a country code."
-    if not isinstance(code, str):
-        return None, None
-    code = code.strip().upper()
-    found = pycountry.countries.get(alpha_2=_ALIASES.get(code, code))
-    return (found.alpha_2, getattr(found, "common_name", found.name)) if found else (None, None)
+    return _country(code.strip().upper()) if isinstance(code, str) else (None, None)
 
 # %% ../nbs/04_places.ipynb #d02de843
 CELL_DEGREES = 0.1
@@ -38,7 +39,7 @@ def cell(
     lon: float | None,  # [degrees east]
 ) -> str | None:  # e.g. `48.7_9.1`; None without a usable position
     "Name the cell of a position by its south-west corner."
-    if lat is None or lon is None or abs(lat) > 90 or abs(lon) > 180:
+    if lat is None or lon is None or not (abs(lat) <= 90 and abs(lon) <= 180):
         return None
     south, west = (math.floor(round(x / CELL_DEGREES, 6)) * CELL_DEGREES for x in (lat, lon))
     return f"{south:.1f}_{west:.1f}"
@@ -51,7 +52,7 @@ def enrich(
     "Add to a record where and when it was fetched."
     location = record.get("location")
     known = location if isinstance(location, dict) else {}
-    code, name = country(known.get("country")) if isinstance(known.get("country"), str) else (None, None)
+    code, name = country(known.get("country"))
     return {
         **record,
         "place": None,

@@ -272,6 +272,10 @@ def _batches(paths: Iterable[Path], watch: Callable[[str], Any]) -> Iterator[tup
 _DEAD = ["reason", "sensor_id", "ts", "value_type", "text"]
 
 
+def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+
 def check_files(
     paths: Iterable[Path],  # Files or folders, packed or not
     watch: Callable[[str], Any] = lambda name: None,  # Told the name of each file that was read
@@ -287,9 +291,11 @@ def check_files(
         judged.append(judge(measured)[list(READING_COLUMNS)])
         dead.append(measured.loc[measured["reason"].notna(), _DEAD])
         texts = [(s.reason, s.original.decode(errors="replace")) for s in scraps]
-        dead.append(pd.DataFrame(texts, columns=["reason", "text"]).reindex(columns=_DEAD))
+        if texts:
+            pieces = pd.DataFrame(texts, columns=["reason", "text"]).reindex(columns=_DEAD)
+            dead.append(pieces.astype(measured[_DEAD].dtypes))
         other += int((measured["reason"].isna() & measured["kind"].isna()).sum())
-    return Verdicts(records, pd.concat(judged, ignore_index=True), other, pd.concat(dead, ignore_index=True))
+    return Verdicts(records, _stack(judged), other, _stack(dead))
 
 
 def summarise(
@@ -330,7 +336,11 @@ def write_frame(
     with duckdb.connect() as engine:
         engine.execute("SET TimeZone = 'UTC'")
         engine.register("frame", frame)
-        engine.execute(f"COPY frame TO {_text(str(path))} (FORMAT {_format(path)})")
+        command = f"COPY frame TO {_text(str(path))} (FORMAT {_format(path)})"
+        try:
+            engine.execute(command)
+        except duckdb.IOException as error:
+            raise SettingError(f"cannot write {path}: {error}; expected a folder that is there") from error
 
 
 def read_frame(
@@ -342,7 +352,10 @@ def read_frame(
         raise MissingPart(f"no such file: {path}")
     with duckdb.connect() as engine:
         engine.execute("SET TimeZone = 'UTC'")
-        return engine.execute(f"SELECT * FROM {reader}({_text(str(path))})").df()
+        try:
+            return engine.execute(f"SELECT * FROM {reader}({_text(str(path))})").df()
+        except duckdb.Error as error:
+            raise SettingError(f"cannot read {path}: {error}; expected a table that sensorlib wrote") from error
 
 # %% ../nbs/05_quality.ipynb #d7e78d06
 def score(

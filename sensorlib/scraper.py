@@ -86,7 +86,10 @@ class SharedMemory:
     "Redis, with a local memory beside it for the time that Redis is away."
 
     def __init__(self, url: str, keep_s: int = _DAY_S) -> None:
-        self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
+        try:
+            self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
+        except ValueError as error:
+            raise SettingError(f"SENSORLIB_REDIS_URL is {url!r}, expected redis://HOST:PORT/NUMBER: {error}") from error
         self._keep_s = keep_s
         self._local = LocalMemory()
         self._away = False
@@ -113,6 +116,8 @@ class SharedMemory:
     def mark(self, keys: Sequence[str]) -> None:
         "Remember keys that were sent."
         self._local.mark(keys)
+        if not keys:
+            return
         pipe = self._redis.pipeline(transaction=False)
         for key in keys:
             pipe.set(_PREFIX + key, b"", ex=self._keep_s)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPOCH', 'SECOND', 'SCHEMA_VERSION', 'Site', 'Store', 'label', 'SqliteStore', 'line_protocol', 'influx_token',
-           'InfluxStore', 'open_store']
+           'InfluxReader', 'InfluxStore', 'open_store']
 
 # %% ../nbs/09_store.ipynb #7d52f3be
 import gzip
@@ -15,6 +15,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -23,7 +24,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
-from influxdb_client import Dialect, InfluxDBClient, WriteService
+from influxdb_client import Dialect, InfluxDBClient, QueryApi, WriteService
 from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
@@ -273,7 +274,7 @@ class SqliteStore:
             rows = self._db.execute(query, values).fetchall()
         return _typed(pd.DataFrame(rows, columns=list(columns), dtype=object))
 
-# %% ../nbs/09_store.ipynb #087bd254
+# %% ../nbs/09_store.ipynb #b8e3f281
 _TAGS = ("country", "location_id", "place", "sensor_id", "sensor_type")
 _FIELDS = ("lat", "lon", "indoor")
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ "})
@@ -298,7 +299,7 @@ def _line_ends(
     fields = [f",{name}={v}" for name, v in zip(_FIELDS, (lat, lon, indoor), strict=True) if v is not None]
     return kind + "".join(tags), "".join(fields)
 
-# %% ../nbs/09_store.ipynb #a738ba35
+# %% ../nbs/09_store.ipynb #5d278ad6
 def line_protocol(
     readings: Sequence[Reading],
 ) -> str:  # One line per reading; times in seconds, so send it with precision `s`
@@ -309,7 +310,7 @@ def line_protocol(
         lines.append(f"{start} {r.value_type}={r.value},{r.value_type}_qc={r.qc}i{end} {(r.ts - EPOCH) // SECOND}")
     return "\n".join(lines)
 
-# %% ../nbs/09_store.ipynb #c087050f
+# %% ../nbs/09_store.ipynb #334a4504
 def influx_token(
     env: Mapping[str, str] | None = None,  # Environment; `os.environ` when None
 ) -> str:
@@ -326,7 +327,7 @@ def influx_token(
         raise SettingError(f"no usable token for InfluxDB, {wanted}; set one of them")
     return token
 
-# %% ../nbs/09_store.ipynb #7f3cd915
+# %% ../nbs/09_store.ipynb #f431d739
 _INFLUX_ADVICE = {
     400: "the request could not be read, and nothing of it is stored; the message names the line",
     401: "the token is unknown: check SENSORLIB_INFLUX_TOKEN or SENSORLIB_INFLUX_TOKEN_FILE",
@@ -352,7 +353,7 @@ def _influx_errors(
     except HTTPError as error:
         raise StoreError(f"{where} did not answer: {error}; check that InfluxDB runs there") from error
 
-# %% ../nbs/09_store.ipynb #4cd91ae5
+# %% ../nbs/09_store.ipynb #e5688f4a
 def _parse_answer(
     answer: str,  # CSV of one Flux table, with a header
     columns: Sequence[str],  # Columns to return; what InfluxDB leaves out, since no row has it, is empty text
@@ -381,7 +382,7 @@ def _judged_values(
     on = [*key, "value_type"]
     return values[[*on, "value"]].merge(verdicts[[*on, "qc"]], on=on)
 
-# %% ../nbs/09_store.ipynb #99dac05b
+# %% ../nbs/09_store.ipynb #1d82fc04
 def _torn(
     rows: pd.DataFrame,  # Last row of each series and field: `_TAGS`, `ts` in seconds, `_field`, `_value`
 ) -> pd.DataFrame:  # Those of values whose verdict is of another time, and the other way round
@@ -403,7 +404,7 @@ def _newest(
         newest = newest.merge(field[[*tags, name]], on=tags, how="left")
     return newest
 
-# %% ../nbs/09_store.ipynb #b5c8a6fa
+# %% ../nbs/09_store.ipynb #ae2cbe9c
 _ALL_TIME = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))  # as far as core.TIME reaches
 _FROM = "from(bucket: _bucket) |> range(start: _since, stop: _until)"
 _FLUX_ROWS = f"{_FROM} |> filter(fn: (r) => r._measurement == _kind and WHICH) THEN|> group()"
@@ -413,6 +414,36 @@ _FLUX_COUNTS = f"""{_FROM} |> filter(fn: (r) => r._field =~ /_qc$/) |> count()
 _ROW = ("_time", "_field", "_value", *_TAGS)
 
 
+@dataclass(frozen=True)
+class InfluxReader:
+    "Questions to one bucket."
+
+    queries: QueryApi
+    bucket: str
+    where: str  # What errors call it
+
+    def sensors(self, sensor_ids: Iterable[int | str], kind: str, start_s: int, stop_s: int) -> pd.DataFrame:
+        "Values and verdicts of some sensors in [start_s, stop_s)."
+        if start_s >= stop_s:  # which InfluxDB refuses
+            return _parse_answer("", _ROW)
+        ids = "|".join(sorted({str(int(sensor_id)) for sensor_id in sensor_ids}))
+        span = EPOCH + SECOND * int(start_s), EPOCH + SECOND * int(stop_s)
+        which = f"r.sensor_id =~ /^({ids})$/"
+        return pd.concat([self.rows(kind, f"{fields} and {which}", span) for fields in (_NUMBERS, _VERDICTS)])
+
+    def rows(self, kind: str, which: str, span: tuple[datetime, datetime], then: str = "") -> pd.DataFrame:
+        "Rows of some fields of a kind, as they stand or reduced."
+        query = _FLUX_ROWS.replace("WHICH", which).replace("THEN", then)
+        return self.ask(query, _ROW, span, _kind=kind)
+
+    def ask(self, query: str, columns: Sequence[str], span: tuple[datetime, datetime], **names: str) -> pd.DataFrame:
+        "Answer of a Flux query as a table of texts."
+        params = {"_bucket": self.bucket, "_since": span[0], "_until": span[1], **names}
+        with _influx_errors(self.where):
+            answer = self.queries.query_raw(query, dialect=Dialect(annotations=[]), params=params).data
+        return _parse_answer(answer.decode(), columns)
+
+# %% ../nbs/09_store.ipynb #b5c8a6fa
 class InfluxStore:
     """Readings in one bucket of InfluxDB 2.
 
@@ -430,7 +461,8 @@ class InfluxStore:
         self._org, self._bucket = org, bucket
         self._where = f"InfluxDB at {url}, org {org}, bucket {bucket}"
         self._client = InfluxDBClient(url=url, token=token, org=org, timeout=60_000)
-        self._service, self._queries = WriteService(self._client.api_client), self._client.query_api()
+        self._service = WriteService(self._client.api_client)
+        self._reader = InfluxReader(self._client.query_api(), bucket, self._where)
 
     def __repr__(self) -> str:
         return f"<{self._where}>"
@@ -443,46 +475,30 @@ class InfluxStore:
 
     def latest(self, kind: str) -> pd.DataFrame:
         "Newest reading per (sensor_id, value_type); record_id, altitude and cell are missing."
-        rows = pd.concat([self._rows(kind, f, _ALL_TIME, "|> last() ") for f in (_NUMBERS, _VERDICTS, _INDOOR)])
+        rows = pd.concat([self._reader.rows(kind, f, _ALL_TIME, "|> last() ") for f in (_NUMBERS, _VERDICTS, _INDOOR)])
         torn = _torn(rows)
         if len(torn):
-            rows = pd.concat([rows, self._sensors(torn["sensor_id"], kind, torn["ts"].min(), torn["ts"].max() + 1)])
+            rows = pd.concat(
+                [rows, self._reader.sensors(torn["sensor_id"], kind, torn["ts"].min(), torn["ts"].max() + 1)]
+            )
         newest = _newest(rows).assign(kind=kind).reindex(columns=list(READING_COLUMNS))
         return _typed(newest).sort_values(["sensor_id", "value_type"], ignore_index=True)
 
     def series(self, sensor_id: int, kind: str, since: datetime, until: datetime) -> pd.DataFrame:
         "Readings of one sensor in [since, until)."
         start, stop = _bounds(since, until)
-        rows = self._sensors([sensor_id], kind, start, stop)
+        rows = self._reader.sensors([sensor_id], kind, start, stop)
         values = _judged_values(rows, ["ts", *_TAGS]).drop_duplicates(["value_type", "ts"])
         return _typed(values[list(_SERIES_COLUMNS)]).sort_values(["value_type", "ts"], ignore_index=True)
 
     def counts(self) -> dict[str, int]:
         "Stored readings per kind; reads the whole bucket."
-        rows = self._ask(_FLUX_COUNTS, ["_measurement", "_value"], _ALL_TIME)
+        rows = self._reader.ask(_FLUX_COUNTS, ["_measurement", "_value"], _ALL_TIME)
         return dict(zip(rows["_measurement"], rows["_value"].astype(int), strict=True))
 
     def close(self) -> None:
         "Close the connection."
         self._client.close()
-
-    def _sensors(self, sensor_ids: Iterable[int | str], kind: str, start_s: int, stop_s: int) -> pd.DataFrame:
-        if start_s >= stop_s:  # which InfluxDB refuses
-            return _parse_answer("", _ROW)
-        ids = "|".join(sorted({str(int(sensor_id)) for sensor_id in sensor_ids}))
-        span = EPOCH + SECOND * int(start_s), EPOCH + SECOND * int(stop_s)
-        which = f"r.sensor_id =~ /^({ids})$/"
-        return pd.concat([self._rows(kind, f"{fields} and {which}", span) for fields in (_NUMBERS, _VERDICTS)])
-
-    def _rows(self, kind: str, which: str, span: tuple[datetime, datetime], then: str = "") -> pd.DataFrame:
-        query = _FLUX_ROWS.replace("WHICH", which).replace("THEN", then)
-        return self._ask(query, _ROW, span, _kind=kind)
-
-    def _ask(self, query: str, columns: Sequence[str], span: tuple[datetime, datetime], **names: str) -> pd.DataFrame:
-        params = {"_bucket": self._bucket, "_since": span[0], "_until": span[1], **names}
-        with _influx_errors(self._where):
-            answer = self._queries.query_raw(query, dialect=Dialect(annotations=[]), params=params).data
-        return _parse_answer(answer.decode(), columns)
 
 # %% ../nbs/09_store.ipynb #3fa90bac
 def _open_influx(

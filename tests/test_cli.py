@@ -137,11 +137,16 @@ def test_check_of_the_snapshot(capsys: pytest.CaptureFixture[str], shared_data: 
     assert set(told) == KEYS
     assert told["readings"] == told["good"] + told["flagged"]
     assert (told["records"], told["readings"] + told["other"] + told["dead"]) == (6874, 14486)
-    assert (set(told["by_flag"]), set(told["by_value_type"])) == (set(FLAGS), {"P1", "P2", "temperature", "humidity", "pressure"})
+    assert (set(told["by_flag"]), set(told["by_value_type"])) == (
+        set(FLAGS),
+        {"P1", "P2", "temperature", "humidity", "pressure"},
+    )
 
 
 def test_check_of_several_paths_is_their_sum(capsys: pytest.CaptureFixture[str], shared_data: Path) -> None:
-    told = answer(capsys, "check", shared_data / "odd", shared_data / "archive" / "basecamp_2019-04_05_day_csvs.tar.zst")
+    told = answer(
+        capsys, "check", shared_data / "odd", shared_data / "archive" / "basecamp_2019-04_05_day_csvs.tar.zst"
+    )
     assert (told["records"], told["dead"]) == (158 + 5 + 2 + 1 + 1 + 2715, 9 + 10 + 928)
     assert told["readings"] + told["other"] + told["dead"] == 339 + 10 + 4 + 9 + 10 + 6781
 
@@ -158,7 +163,9 @@ READERS = {"parquet": pd.read_parquet, "csv": pd.read_csv, "ndjson": lambda path
 
 
 @pytest.mark.parametrize("ending", READERS)
-def test_check_writes_the_readings(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path, ending: str) -> None:
+def test_check_writes_the_readings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path, ending: str
+) -> None:
     out = tmp_path / f"readings.{ending}"
     answer(capsys, "check", small, "--out", out)
     table = READERS[ending](out)
@@ -169,7 +176,9 @@ def test_check_writes_the_readings(capsys: pytest.CaptureFixture[str], tmp_path:
     assert (table["country"][0], table["cell"][0], bool(table["indoor"][0])) == ("CH", "47.3_8.5", True)
 
 
-def test_times_in_a_file_are_utc(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_in_a_file_are_utc(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
     for ending in ("parquet", "csv", "ndjson"):
         answer(capsys, "check", small, "--out", tmp_path / f"x.{ending}")
@@ -199,7 +208,9 @@ def test_check_writes_the_dead(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 @pytest.mark.parametrize("ending", ["parquet", "csv", "ndjson"])
 def test_check_finds_what_simulate_spoilt(capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str) -> None:
     spoilt, truth = tmp_path / "city.ndjson.zst", tmp_path / f"truth.{ending}"
-    printed = answer(capsys, "simulate", "--sensors", 60, "--hours", 8, "--faults", "all", "--out", spoilt, "--truth", truth)
+    printed = answer(
+        capsys, "simulate", "--sensors", 40, "--hours", 4, "--faults", "all", "--out", spoilt, "--truth", truth
+    )
     told = answer(capsys, "check", spoilt, "--truth", truth)
     assert set(told) == KEYS | {"truth"}
     assert sum(told["truth"]["spoilt"].values()) == printed["spoilt"] == len(READERS[ending](truth)) > 0
@@ -209,13 +220,19 @@ def test_check_finds_what_simulate_spoilt(capsys: pytest.CaptureFixture[str], tm
     assert (told["dead"], told["other"]) == (0, 0)
 
 
-def test_simulate_is_the_same_for_a_seed_and_another_for_another(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    one, same, other = (made(capsys, tmp_path / f"{n}.ndjson", "--seed", seed, "--faults", "all") for n, seed in enumerate((7, 7, 8)))
+def test_simulate_is_the_same_for_a_seed_and_another_for_another(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, same, other = (
+        made(capsys, tmp_path / f"{n}.ndjson", "--seed", seed, "--faults", "all") for n, seed in enumerate((7, 7, 8))
+    )
     assert one == same != other
     assert len(read_answer(one).records) > 500
 
 
-def test_simulate_without_faults_is_clean_and_its_truth_is_empty(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_simulate_without_faults_is_clean_and_its_truth_is_empty(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     clean = made(capsys, tmp_path / "clean.ndjson", "--truth", tmp_path / "truth.csv")
     spoilt = made(capsys, tmp_path / "spoilt.ndjson", "--faults", "code,unit")
     one, two = read_answer(clean).records, read_answer(spoilt).records

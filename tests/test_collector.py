@@ -19,7 +19,9 @@ from sensorlib.quality import FAULTS, FLAGS
 from sensorlib.store import SqliteStore
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
-READING = Reading(81, NOON, "particulates", "P1", 14.2, 2, 5, "SDS011", 7, 47.37, 8.54, 408.0, False, "CH", "Zürich", "47.3_8.5")
+READING = Reading(
+    81, NOON, "particulates", "P1", 14.2, 2, 5, "SDS011", 7, 47.37, 8.54, 408.0, False, "CH", "Zürich", "47.3_8.5"
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,12 @@ def test_what_is_no_reading_is_buried_with_place_and_bytes(store: SqliteStore, w
     found = json.loads(letter)
     assert (topic, key) == (DEAD_TOPIC, None)
     assert base64.b64decode(found.pop("original")) == (BAD[what] or b"")
-    assert found == {"reason": "reading", "source_topic": "sensor.particulates", "source_partition": 1, "source_offset": 42}
+    assert found == {
+        "reason": "reading",
+        "source_topic": "sensor.particulates",
+        "source_partition": 1,
+        "source_offset": 42,
+    }
     assert (progress.received, progress.stored, progress.dead) == (3, 2, 1)
     assert store.counts() == {"particulates": 2}
 

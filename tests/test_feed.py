@@ -151,7 +151,7 @@ GARBAGE = {
     "brackets": b"[" * 100_000, "closed brackets": b"[" * 100_000 + b"]" * 100_000, "braces": b"{" * 100_000, "objects": b'{"a":' * 100_000,
     "quotes": b'"' * 10_001, "digits": b"9" * 100_000, "negative": b"-" + b"9" * 10_000, "exponent": b"1e" + b"9" * 1000, "commas": b"," * 100_000,
     "endless id": b'[{"id": ' + b"9" * 100_000 + b"}]", "endless fraction": b"0." + b"3" * 100_000, "UTF-16": json.dumps([record()]).encode("utf-16"),
-    "half a surrogate": rb'"\ud800"', "lines of halves": b'{"a":\n' * 2_000, "scalars": b"1 true null [] NaN -Infinity",
+    "half a surrogate": rb'"\ud800"', "halves in a row": b',{"a":1' * 5_000, "lines of halves": b'{"a":\n' * 2_000, "scalars": b"1 true null [] NaN -Infinity",
 }  # fmt: skip
 
 
@@ -185,6 +185,29 @@ def test_a_broken_line_costs_only_itself() -> None:
     assert [scrap.original for scrap in found.scraps] == [lines[3], lines[7], lines[11]]
 
 
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b'"14.20"', b"NaN"),
+        (b'"14.20"', b""),
+        (b'"14.20"', b'"14.20'),
+        (b'"14.20"', b'"14\t20"'),
+        (b'"14.20"', b"014"),
+        (b'"town"', b"town"),
+        (b'"SDS011"', b'"SDS\xff011"'),
+        (b'"SDS011"', rb'"SDS\ud800"'),
+        (b'"9.80", "value_type": "P2"}]}', b'"9.'),
+    ],
+)
+@pytest.mark.parametrize("separator", [b", ", b"\n", b",\n"], ids=["one line", "lines", "lines with commas"])
+def test_a_broken_record_costs_only_itself(separator: bytes, good: bytes, bad: bytes) -> None:
+    pieces = [json.dumps(record(n)).encode() for n in range(1, 8)]
+    pieces[3] = pieces[3].replace(good, bad, 1)
+    found = read_answer(b"[" + separator.join(pieces) + b"]")
+    assert [r["id"] for r in found.records] == [1, 2, 3, 5, 6, 7]
+    assert [(scrap.reason, scrap.original) for scrap in found.scraps] == [("not_json", pieces[3])]
+
+
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_a_constant_that_is_no_json_makes_no_record(constant: str) -> None:
     text = json.dumps(record()).replace('"14.20"', constant)
@@ -198,7 +221,7 @@ def test_huge_numbers_are_numbers(number: str) -> None:
     ((found,), scraps) = (a := read_answer(json.dumps(record()).replace('"14.20"', number).encode())).records, a.scraps
     table = measurements([found])
     assert scraps == []
-    assert list(table["reason"]) == ["value" if parse_number(number) is None else None, None]
+    assert list(table["reason"]) == ["value" if parse_number(json.loads(number)) is None else None, None]
 
 
 def mangle(data: bytes, rng: random.Random) -> bytes:

@@ -128,7 +128,10 @@ def memory(request: pytest.FixtureRequest) -> Memory:
         (record(5, sensordatavalues=[]), ["5:"]),
         (record(5, sensordatavalues=None), ["5:"]),
         (record(5, sensordatavalues="P1"), ["5:"]),
-        (record(5, sensordatavalues=[5, None, {}, {"value_type": []}, {"value_type": "P1"}]), ["5:5", "5:None", "5:None", "5:[]", "5:P1"]),
+        (
+            record(5, sensordatavalues=[5, None, {}, {"value_type": []}, {"value_type": "P1"}]),
+            ["5:5", "5:None", "5:None", "5:[]", "5:P1"],
+        ),
     ],
 )
 def test_every_value_has_a_key(given: Record, keys: list[str]) -> None:
@@ -137,14 +140,25 @@ def test_every_value_has_a_key(given: Record, keys: list[str]) -> None:
 
 def test_a_record_without_id_is_told_by_sensor_time_and_place() -> None:
     same = {value_keys(record(None, value))[0].split(":")[0] for value in ("P1", "P2")}
-    others = [record(None, timestamp="2024-03-05 11:59:01"), record(None, sensor={"id": 82}), record(None, location={}), record(None, id=1.5)]
+    others = [
+        record(None, timestamp="2024-03-05 11:59:01"),
+        record(None, sensor={"id": 82}),
+        record(None, location={}),
+        record(None, id=1.5),
+    ]
     assert len(same) == 1
     assert len(same | {value_keys(other)[0].split(":")[0] for other in others}) == 4
 
 
 def test_a_value_that_arrives_in_parts_is_sent_once(memory: Memory) -> None:
     outbox = Sent()
-    polls = [[record(1, "P1")], [record(1, "P2")], [record(1)], [record(1, "P2"), record(1, "P1")], [record(2), record(1)]]
+    polls = [
+        [record(1, "P1")],
+        [record(1, "P2")],
+        [record(1)],
+        [record(1, "P2"), record(1, "P1")],
+        [record(2), record(1)],
+    ]
     counts = [poll(memory, outbox, *records) for records in polls]
     assert outbox.values() == [(1, "P1"), (1, "P2"), (2, "P1"), (2, "P2")]
     assert [(c.values, c.repeated, c.sent) for c in counts] == [(1, 0, 1), (1, 0, 1), (2, 2, 0), (2, 2, 0), (4, 2, 2)]
@@ -159,7 +173,13 @@ def test_pieces_in_one_answer_are_sent_as_one_record(memory: Memory) -> None:
 def test_records_without_id_are_sent_once(memory: Memory) -> None:
     outbox = Sent()
     for _ in range(3):
-        poll(memory, outbox, record(None), record(None, timestamp="2024-03-05 11:58:00"), record(None, id=None, sensor=None))
+        poll(
+            memory,
+            outbox,
+            record(None),
+            record(None, timestamp="2024-03-05 11:58:00"),
+            record(None, id=None, sensor=None),
+        )
     assert Counter(outbox.values()) == {(None, "P1"): 3, (None, "P2"): 3}
 
 
@@ -173,7 +193,12 @@ def test_records_without_values_are_sent_once(memory: Memory) -> None:
 
 def test_a_message_is_the_enriched_record_under_the_key_of_its_sensor() -> None:
     outbox = Sent()
-    poll(LocalMemory(), outbox, record(1, location={"latitude": "48.78", "longitude": "9.18", "country": "UK"}), record(2, sensor=5))
+    poll(
+        LocalMemory(),
+        outbox,
+        record(1, location={"latitude": "48.78", "longitude": "9.18", "country": "UK"}),
+        record(2, sensor=5),
+    )
     (topic, key, value), (_, no_key, _) = outbox.messages
     assert (topic, key, no_key) == (RAW_TOPIC, "81", None)
     told = json.loads(value)
@@ -198,7 +223,9 @@ def test_a_huge_scrap_fits_into_a_message() -> None:
     assert base64.b64decode(letter["original"]) == b"x" * 1_000_000
 
 
-@pytest.mark.parametrize("text", [rb'"\ud800"', b'"Stra\xdfe"', b"1e999", b"123456789012345678901234567890", b"[[[[]]]]", rb'"\u0000"'])
+@pytest.mark.parametrize(
+    "text", [rb'"\ud800"', b'"Stra\xdfe"', b"1e999", b"123456789012345678901234567890", b"[[[[]]]]", rb'"\u0000"']
+)
 def test_an_odd_field_stops_nothing(text: bytes) -> None:
     outbox = Sent()
     odd = json.dumps(record(2, town="@")).encode().replace(b'"@"', text)
@@ -247,7 +274,9 @@ def test_redis_that_dies_and_comes_back(own_redis: OwnRedis, caplog: pytest.LogC
     own_redis.kill()
     for number in (2, 3, 3, 1):
         poll(memory, outbox, record(number))
-    assert [r.message for r in caplog.records if "Redis is away" in r.message and r.levelno == logging.WARNING] == [caplog.messages[0]]
+    assert [r.message for r in caplog.records if "Redis is away" in r.message and r.levelno == logging.WARNING] == [
+        caplog.messages[0]
+    ]
     own_redis.start()
     for number in (4, 3, 2, 1):
         poll(memory, outbox, record(number))
@@ -309,7 +338,9 @@ def test_a_poll_that_fails_is_counted_and_the_next_one_is_made(caplog: pytest.Lo
         raise error
 
     outbox, seen = Sent(), []
-    polls = source(lambda: fail(FeedError("away")), lambda: None, lambda: fail(SettingError("odd")), lambda: Answer([record(1)]))
+    polls = source(
+        lambda: fail(FeedError("away")), lambda: None, lambda: fail(SettingError("odd")), lambda: Answer([record(1)])
+    )
     counts = scrape(polls, LocalMemory(), outbox, Hurry(), watch=lambda now: seen.append(replace(now)))
     assert (counts.failed_polls, counts.sent, len(seen)) == (2, 2, 4)
     assert [c.failed_polls for c in seen] == [1, 1, 2, 2]
@@ -329,21 +360,22 @@ def test_told_to_stop_after_the_poll_in_hand() -> None:
 
 
 def test_polls_keep_their_distance(web: "Web") -> None:
+    pauses: list[float] = []
+
     class Watch(threading.Event):
-        pauses: list[float] = []
-
         def wait(self, timeout: float | None = None) -> bool:
-            self.pauses.append(timeout or 0.0)
-            return len(self.pauses) == 3
+            pauses.append(timeout or 0.0)
+            return len(pauses) == 3
 
-    stop = Watch()
-    scrape(live(web.reply(wait_s=0.2).url), LocalMemory(), Sent(), stop, pause_s=60.0)
+    scrape(live(web.reply(wait_s=0.2).url), LocalMemory(), Sent(), Watch(), pause_s=60.0)
     assert len(web.asked) == 3
-    assert all(55 < pause <= 59.8 for pause in stop.pauses)
+    assert all(55 < pause <= 59.8 for pause in pauses)
 
 
 def test_the_live_feed_is_read_and_asked_again_with_what_it_said(web: "Web") -> None:
-    web.reply(json.dumps([record(1)]).encode(), ETag="a").reply(status=304, ETag="a").reply(json.dumps([record(1), record(2)]).encode()[:-1])
+    web.reply(json.dumps([record(1)]).encode(), ETag="a").reply(status=304, ETag="a").reply(
+        json.dumps([record(1), record(2)]).encode()[:-1]
+    )
     polls, outbox = live(web.url), Sent()
     counts = scrape((next(polls) for _ in range(3)), LocalMemory(), outbox, Hurry())
     assert Counter(outbox.values()) == {(n, name): 1 for n in (1, 2) for name in ("P1", "P2")}
@@ -377,12 +409,12 @@ def test_708_polls_are_sent_once_each_and_the_counts_add_up(shared_data: Path, r
 
 
 def test_708_polls_with_restarts_and_refusals_are_sent_once_each(shared_data: Path, redis_url: str) -> None:
-    outbox, rng, told = Sent(), random.Random(2), set()
+    outbox, rng, told, memory = Sent(), random.Random(2), set(), SharedMemory(redis_url)
     for name, data in open_files(shared_data / POLLS):
         found = read_file(name, data)
         told |= {(r["id"], v["value_type"]) for r in found.records for v in r["sensordatavalues"]}
         outbox.refusals = rng.choice([0, 0, 0, 1])
-        memory = SharedMemory(redis_url) if rng.random() < 0.1 or not outbox.messages else memory
+        memory = SharedMemory(redis_url) if rng.random() < 0.1 else memory
         scrape(source(lambda found=found: found), memory, outbox, Hurry())
     assert Counter(outbox.values()) == dict.fromkeys(told, 1)
 

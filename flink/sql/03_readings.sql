@@ -16,7 +16,7 @@ CROSS JOIN UNNEST(ARRAY[
       TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
     ) >= 1 THEN 'time'
     WHEN value_type IS NULL OR text IS NULL THEN 'value'
-    WHEN kind IS NOT NULL AND (`value` IS NULL OR ABS(`value`) > 1.7976931348623157E308) THEN 'value'
+    WHEN kind IS NOT NULL AND `value` IS NULL THEN 'value'
   END
 ]) AS f (reason);
 
