@@ -219,7 +219,8 @@ def kind_sql() -> str:  # SQL over `value_type` and `sensor_type`
 # %% ../nbs/05_quality.ipynb #23ec711a
 def _partner(measured: pd.DataFrame, side: str) -> np.ndarray:
     "Value of each row's partner in its record, NaN where there is none."
-    named = measured.drop_duplicates(["record", "value_type"], keep="last")
+    silent = measured.loc[measured["value_type"].isna() & measured["text"].isna(), "record"]
+    named = measured[~measured["record"].isin(silent)].drop_duplicates(["record", "value_type"], keep="last")
     values = named.set_index(["record", "value_type"])["value"]
     wanted = pd.MultiIndex.from_arrays([measured["record"], measured["value_type"].map(PARTNERS[side])])
     return values.reindex(wanted).to_numpy("float64")

@@ -235,3 +235,34 @@ def test_garbage_on_a_kinds_topic_is_buried_by_the_collector(system: LocalSystem
     (letter,) = (json.loads(m.value()) for m in read_topics(system, (DEAD_TOPIC,), since))
     assert (letter["reason"], letter["source_topic"]) == ("reading", "sensor.noise")
     assert base64.b64decode(letter["original"]) == b'{"sensor_id": "one"}'
+
+
+def test_odd_lists_of_values_are_compared_alike(system: LocalSystem) -> None:
+    def report(number: int, values: list[Any]) -> dict[str, Any]:
+        sensor = {"id": 900_000 + number, "sensor_type": {"name": "SDS011"}}
+        place = {"id": 5, "latitude": "52.5", "longitude": "13.4", "altitude": "35"}
+        return {
+            "id": number,
+            "timestamp": "2026-01-01 00:00:00",
+            "sensor": sensor,
+            "location": place,
+            "sensordatavalues": values,
+        }
+
+    p1, p2 = {"value_type": "P1", "value": "3.0"}, {"value_type": "P2", "value": "9.0"}
+    middle = [p1, {"value_type": "P4"}, {"value": "5"}, {"value_type": "P0", "value": None}, p2]
+    lists = [[p1, p2], [p2, p1], [None, p1, p2], [p1, 5, p2], [p1, p2, "x"], [p1, {}, p2], middle, [p1, p2, {**p2, "value": "1.0"}],
+             [{**p1, "value": "x"}, p2], [{**p1, "value": 3}, {**p2, "value": 3.5}], [p2]]  # fmt: skip
+    since, before = ends_of(system), keep_books(system)
+    send(system, [report(number, values) for number, values in enumerate(lists, 1)])
+    usable = sum(
+        isinstance(v, dict) and "value_type" in v and str(v.get("value")) not in ("None", "x")
+        for vs in lists
+        for v in vs
+    )
+    wait_for(system, lambda now, then: sum(now.kinds.values()) - sum(then.kinds.values()) == usable, before)
+    stream = verdicts_of(read_topics(system, KIND_TOPICS, since))
+    python = judged_by_python(read_topics(system, (RAW_TOPIC,), since))
+    told = ["record_id", "value_type", "value"]
+    left, right = (frame.sort_values(told)["qc"].tolist() for frame in (stream, python))
+    assert left == right and set(left) == {0, 32}

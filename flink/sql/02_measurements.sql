@@ -20,20 +20,40 @@ SELECT
     THEN CONCAT(SUBSTRING(`timestamp`, 1, 10), 'T', SUBSTRING(`timestamp`, 12, 8), 'Z') END AS ts,
   fetched_at,
   sensordatavalues,
-  STR_TO_MAP( -- '[(P1, 12.3), (P2, 3.4)]' as a map from value type to text
-    REGEXP_REPLACE(CAST(sensordatavalues AS STRING), '^\[(NULL, )*\(|\)(, NULL)*\]', ''), '\), (NULL, )*\(', ', '
-  ) AS partners,
+  CAST(sensordatavalues AS STRING) AS listed,
   message_topic, message_partition, message_offset, message_time
 FROM records;
 
--- The list of one at the end is there so that a number is parsed once, and not in every condition that reads it.
+-- '[(P1, 12.3), (P2, 3.4)]' becomes a map from value type to text. A list with an element that says nothing has none.
+CREATE VIEW partnered AS
+SELECT
+  p.*,
+  CASE WHEN listed NOT LIKE '%[NULL%' AND listed NOT LIKE '%), NULL%' AND listed NOT LIKE '%(NULL, NULL)%'
+    THEN STR_TO_MAP(
+      REPLACE(REPLACE(REPLACE(REPLACE(listed, '), (', ';'), '[(', ''), ')]', ''), ', ', ','), ';', ','
+    ) END AS partners
+FROM parsed AS p;
+
+-- The list of one at the end is there so that each value is parsed once, and not in every condition that reads it.
 CREATE VIEW measurements AS
-SELECT r.*, LEFT(m.value_type, 200) AS value_type, m.`value` AS text, n.`value`, n.below, n.above, n.kind
-FROM parsed AS r
+SELECT r.*, m.value_type, m.`value` AS text, n.`value`, n.below, n.above, n.kind, n.reason
+FROM partnered AS r
 LEFT JOIN UNNEST(r.sensordatavalues) AS m (value_type, `value`) ON TRUE
 CROSS JOIN UNNEST(ARRAY[ROW(
   CASE WHEN REGEXP(m.`value`, '${number}') THEN CAST(m.`value` AS DOUBLE) END,
   CASE WHEN REGEXP(r.partners[${below}], '${number}') THEN CAST(r.partners[${below}] AS DOUBLE) END,
   CASE WHEN REGEXP(r.partners[${above}], '${number}') THEN CAST(r.partners[${above}] AS DOUBLE) END,
-  ${kind}
-)]) AS n (`value`, below, above, kind);
+  ${kind},
+  CASE
+    WHEN r.sensordatavalues IS NULL OR CARDINALITY(r.sensordatavalues) = 0 THEN 'no_values'
+    WHEN r.sensor_key IS NULL THEN 'sensor_id'
+    WHEN r.ts IS NULL THEN 'time'
+    WHEN r.ts > r.fetched_at AND r.fetched_at LIKE '____-__-__T__:__:__Z' AND REGEXP(r.fetched_at, '${time}') AND TIMESTAMPDIFF(
+      DAY,
+      TO_TIMESTAMP(r.fetched_at, 'yyyy-MM-dd''T''HH:mm:ss''Z'''),
+      TO_TIMESTAMP(r.ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
+    ) >= 1 THEN 'time'
+    WHEN m.value_type IS NULL OR m.`value` IS NULL THEN 'value'
+    WHEN ${kind} IS NOT NULL AND REGEXP(m.`value`, '${number}') IS NOT TRUE THEN 'value'
+  END
+)]) AS n (`value`, below, above, kind, reason);
