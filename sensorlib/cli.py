@@ -221,78 +221,82 @@ def demo(arguments: Arguments) -> int:
     return 0 if result["lost"] == 0 else 1
 
 
+SOURCE_HELP = "live, simulate, or files and folders to replay once"
+STATUS_HELP = "file that gets the counts as JSON after each step"
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    "Name defaults, where there are any."
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def _command(commands: Any, run: Callable[[Arguments], int], settings: str = "", json_too: bool = True) -> Any:
+    "Add a subcommand named after its function, with flags for some settings."
+    added = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__, formatter_class=_Help)
+    added.set_defaults(run=run)
+    added.add_argument("--verbose", action="store_true", help="log more")
+    if json_too:
+        added.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    known = {f.name: f for f in fields(Settings)}
+    for name in settings.split():
+        told = f"{known[name].metadata['says']} (SENSORLIB_{name.upper()}, default: {known[name].default or 'none'})"
+        added.add_argument(f"--{name.replace('_', '-')}", dest=name, help=told)
+    return added
+
+
+def _add_system(commands: Any) -> None:
+    "Add what runs on one machine."
+    added = _command(commands, demo)
+    choice = f"{SOURCE_HELP}; default: live, or simulate where the feed does not answer"
+    added.add_argument("--source", nargs="+", default=[], help=choice)
+    added.add_argument("--minutes", type=float, help="end after so many minutes; default: at Ctrl-C, or with the files")
+    added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
+    added.add_argument("--no-browser", action="store_true", help="do not open the page")
+    added.add_argument("--dir", type=Path, default=Path(".sensorlib"), help="keeps data, logs and the page")
+    _command(commands, doctor, "feed_url")
+
+
+def _add_files(commands: Any) -> None:
+    "Add what works on files."
+    added = _command(commands, check)
+    shapes = "JSON, ndjson or archive CSV, also .gz, .zst, .zip, .tar.zst, or a folder"
+    added.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=shapes)
+    added.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
+    added.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
+    added.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
+    added = _command(commands, simulate)
+    added.add_argument("--sensors", type=int, default=200, help="sensors of the city")
+    added.add_argument("--hours", type=float, default=24.0, help="length")
+    added.add_argument("--seed", type=int, default=1, help="another seed, another city")
+    added.add_argument("--start", default="2026-01-15T00:00:00Z", help="first moment, UTC")
+    added.add_argument("--faults", default="", metavar="NAMES", help="faults to inject, comma separated, or all")
+    added.add_argument("--out", type=Path, required=True, help="records, one a line; .gz and .zst pack them")
+    added.add_argument("--truth", type=Path, help="write which readings were spoilt; .parquet, .csv or .ndjson")
+
+
+def _add_services(commands: Any) -> None:
+    "Add the three services."
+    added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url")
+    added.add_argument("--source", nargs="+", default=["live"], help=SOURCE_HELP)
+    added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
+    added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, stream, "brokers checkpoints parallelism", json_too=False)
+    added.add_argument("--status", type=Path, help=STATUS_HELP)
+    batch = "run over this file or folder of raw records instead of Kafka"
+    added.add_argument("--batch", type=Path, metavar="PATH", help=batch)
+    added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
+    added = _command(commands, collect, "brokers store")
+    added.add_argument("--status", type=Path, help=STATUS_HELP)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sensorlib", description=sys.modules[__name__].__doc__)
     parser.add_argument("--version", action="version", version=f"sensorlib {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    defaults = argparse.ArgumentDefaultsHelpFormatter
-
-    def command(run: Callable[[Arguments], int], settings: str = "", json_too: bool = True) -> argparse.ArgumentParser:
-        added = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__, formatter_class=defaults)
-        added.set_defaults(run=run)
-        added.add_argument("--verbose", action="store_true", help="log more")
-        if json_too:
-            added.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-        says = {f.name: f.metadata["says"] for f in fields(Settings)}
-        for name in settings.split():
-            flag = f"--{name.replace('_', '-')}"
-            added.add_argument(flag, dest=name, help=f"{says[name]} (SENSORLIB_{name.upper()})")
-        return added
-
-    source_help = "live, simulate, or files and folders to replay once"
-    status_help = "file that gets the counts as JSON after each step"
-
-    of_demo = command(demo)
-    of_demo.add_argument(
-        "--source",
-        nargs="+",
-        default=[],
-        help=f"{source_help}; default: live, or simulate where the feed does not answer",
-    )
-    of_demo.add_argument(
-        "--minutes", type=float, help="end after so many minutes; default: at Ctrl-C, or with the files"
-    )
-    of_demo.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
-    of_demo.add_argument("--no-browser", action="store_true", help="do not open the page")
-    of_demo.add_argument("--dir", type=Path, default=Path(".sensorlib"), help="keeps data, logs and the page")
-
-    of_check = command(check)
-    of_check.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="JSON, ndjson or archive CSV, also .gz, .zst, .zip, .tar.zst, or a folder",
-    )
-    of_check.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
-    of_check.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
-    of_check.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
-
-    of_simulate = command(simulate)
-    of_simulate.add_argument("--sensors", type=int, default=200, help="sensors of the city")
-    of_simulate.add_argument("--hours", type=float, default=24.0, help="length")
-    of_simulate.add_argument("--seed", type=int, default=1, help="another seed, another city")
-    of_simulate.add_argument("--start", default="2026-01-15T00:00:00Z", help="first moment, UTC")
-    of_simulate.add_argument("--faults", default="", metavar="NAMES", help="faults to inject, comma separated, or all")
-    of_simulate.add_argument("--out", type=Path, required=True, help="records, one a line; .gz and .zst pack them")
-    of_simulate.add_argument("--truth", type=Path, help="write which readings were spoilt; .parquet, .csv or .ndjson")
-
-    of_scrape = command(scrape, "feed_url poll_s brokers partitions replicas redis_url")
-    of_scrape.add_argument("--source", nargs="+", default=["live"], help=source_help)
-    of_scrape.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
-    of_scrape.add_argument("--status", type=Path, help=status_help)
-
-    of_stream = command(stream, "brokers checkpoints parallelism", json_too=False)
-    of_stream.add_argument("--status", type=Path, help=status_help)
-    of_stream.add_argument(
-        "--batch", type=Path, metavar="PATH", help="run over this file or folder of raw records instead of Kafka"
-    )
-    of_stream.add_argument(
-        "--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic"
-    )
-
-    command(collect, "brokers store").add_argument("--status", type=Path, help=status_help)
-    command(doctor, "feed_url")
+    for add in (_add_system, _add_files, _add_services):
+        add(commands)
     return parser
 
 
