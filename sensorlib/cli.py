@@ -37,12 +37,19 @@ def _status_writer(path: Path | None) -> Callable[[dict[str, Any]], None]:
     return (lambda status: write_status(path, status)) if path else (lambda status: None)
 
 
+def _plain(value: object) -> str:
+    "Write a result as people read it."
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+    return "" if value is None else str(value)
+
+
 def _print_result(arguments: Arguments, result: dict[str, Any]) -> None:
     if arguments.json:
         print(json.dumps(result))
         return
     for name, value in result.items():
-        print(f"{name:>15}  {value}")
+        print(f"{name:>15}  {_plain(value)}")
 
 
 def _polls(arguments: Arguments, settings: Settings) -> tuple[Any, float]:
@@ -191,13 +198,15 @@ def _demo_source(arguments: Arguments, feed_url: str) -> list[str]:
 
 def demo(arguments: Arguments) -> int:
     "Run the whole system on this machine."
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts `demo &` with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+
     import webbrowser
 
     from sensorlib.figures import save_page, serve_page
     from sensorlib.local import Books, Display, local_system, run_demo
     from sensorlib.local import report as told
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder: Path = arguments.dir
     source = _demo_source(arguments, load_settings().feed_url)
     latest: dict[str, Any] = {"source": " ".join(source), "since": format_time(datetime.now(UTC)), "messages": []}

@@ -8,7 +8,7 @@ __all__ = ['log', 'LIGHT', 'DARK', 'Area', 'WORLD', 'SCALES', 'PAGE_HTML', 'PAGE
            'fit_view', 'describe', 'format_value', 'map_points', 'value_marker', 'map_figure', 'break_gaps',
            'value_range', 'panel_traces', 'series_figure', 'stages_of', 'stages_figure', 'Answer', 'one_of', 'whole',
            'answer_map', 'answer_series', 'fixed_pages', 'answer', 'PageHandler', 'PageHTTPServer', 'pack',
-           'PageServer', 'lend', 'serve_page', 'save_page']
+           'PageServer', 'lend', 'serve_page', 'flat_figure', 'save_page']
 
 # %% ../nbs/16_figures.ipynb #d58dd3a5
 import gzip
@@ -962,14 +962,71 @@ def serve_page(
     return PageServer(f"http://{host}:{server.server_address[1]}/", server, thread)
 
 # %% ../nbs/16_figures.ipynb #96445f02
+@cache
+def _outline_lines() -> tuple[list[float | None], list[float | None]]:
+    "Longitudes and latitudes of coasts and borders, one polyline after the other, parted by None."
+    lon: list[float | None] = []
+    lat: list[float | None] = []
+
+    def draw(points: list[Any]) -> None:
+        "Add a polyline, or what a list of lists is made of."
+        if isinstance(points[0][0], list):
+            for part in points:
+                draw(part)
+            return
+        lon.extend([*(x for x, _ in points), None])
+        lat.extend([*(y for _, y in points), None])
+
+    for feature in outlines()["features"]:
+        if feature["properties"]["part"] != "name":
+            draw(feature["geometry"]["coordinates"])
+    return lon, lat
+
+
+def flat_figure(
+    latest: pd.DataFrame,  # Newest readings (`READING_COLUMNS`)
+    value_type: str,  # Which of them to show
+    size: tuple[int, int] = (1100, 640),  # Width and height of the figure [px]
+) -> go.Figure:
+    "Draw the points of `map_figure` on longitude and latitude as axes."
+    figure = map_figure(latest, value_type, base="", size=size)
+    view = figure.layout.map
+    traces = []
+    for trace in figure.data:
+        known = trace.to_plotly_json()
+        marker = {key: value for key, value in known["marker"].items() if key != "allowoverlap"}
+        same = {
+            key: known[key]
+            for key in ("name", "customdata", "hovertemplate", "hoverinfo", "showlegend")
+            if key in known
+        }
+        traces.append(go.Scattergl(x=trace.lon, y=trace.lat, mode="markers", marker=marker, **same))
+    stretch = 1 / np.cos(np.radians(view.center.lat))
+    half = 180 * np.array([size[0], size[1] / stretch]) / 512 / 2**view.zoom
+    flat = dress(go.Figure(traces), LIGHT, height=size[1])
+    axis = {
+        "showgrid": True,
+        "gridcolor": LIGHT.grid,
+        "zeroline": False,
+        "ticksuffix": "°",
+        "ticklabelposition": "inside",
+    }
+    flat.update_xaxes(range=[view.center.lon - half[0], view.center.lon + half[0]], **axis)
+    flat.update_yaxes(
+        range=[view.center.lat - half[1], view.center.lat + half[1]], scaleanchor="x", scaleratio=stretch, **axis
+    )
+    return flat
+
+# %% ../nbs/16_figures.ipynb #5a444306
 _KEPT_JS = """
-const base = JSON.parse(document.getElementById('base').textContent);
+const [x, y] = JSON.parse(document.getElementById('coasts').textContent);
 const figures = JSON.parse(document.getElementById('figures').textContent);
 const choice = document.getElementById('choice');
+const coasts = {type: 'scattergl', mode: 'lines', x, y, line: {color: '#a9b1ba', width: 1}, hoverinfo: 'skip', showlegend: false};
 function draw(name) {
-  const figure = figures[name];
-  if (figure.layout.map) figure.layout.map.style.sources.base.data = base;
-  Plotly.react('figure', figure.data, figure.layout, {responsive: true, displaylogo: false});
+  const {data, layout} = figures[name];
+  const traces = layout.yaxis.scaleanchor ? [coasts, ...data] : data;
+  Plotly.react('figure', traces, layout, {responsive: true, displaylogo: false, scrollZoom: true});
 }
 for (const name of Object.keys(figures)) choice.add(new Option(name, name));
 choice.onchange = () => draw(choice.value);
@@ -990,7 +1047,7 @@ def save_page(
     "Write the newest readings and the counts as one page that works by itself."
     latest = [store.latest(kind) for kind in KINDS]
     shown = [(name, frame) for frame in latest for name in VALUE_TYPES if (frame["value_type"] == name).any()]
-    figures = {VALUE_TYPES[name].label: map_figure(frame, name, base="base", size=(1100, 640)) for name, frame in shown}
+    figures = {VALUE_TYPES[name].label: flat_figure(frame, name) for name, frame in shown}
     figures["Stages"] = stages_figure(status)
     drawn = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
     page = (
@@ -999,7 +1056,7 @@ def save_page(
         "<body style='font: 15px system-ui, sans-serif; margin: 16px'><h1 style='font-size: 22px'>sensorlib</h1>"
         "<label>Show <select id='choice'></select></label><div id='figure'></div>"
         "<p>Data: sensor.community, ODbL 1.0 / DbCL 1.0. Outlines: Natural Earth. Times are UTC.</p>"
-        f"{_data('base', base_map())}{_data('figures', drawn)}"
+        f"{_data('coasts', _outline_lines())}{_data('figures', drawn)}"
         f"<script>{get_plotlyjs()}</script><script>{_KEPT_JS}</script></body></html>"
     )
     path.write_text(page, encoding="utf-8")

@@ -11,15 +11,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def printed(cell: dict) -> str:
+    "What a code cell printed on stdout, and the text of its value."
+    texts = [
+        o.get("data", {}).get("text/plain", o.get("text", [])) for o in cell["outputs"] if o.get("name") != "stderr"
+    ]
+    return "".join("".join(text) for text in texts).rstrip()
+
+
 def render(notebook: dict) -> str:
-    "Markdown of a notebook: its prose, and the code that is not hidden."
+    "Markdown of a notebook: its prose, the code that is not hidden, and what that prints."
     parts = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"]).strip()
         if cell["cell_type"] == "markdown":
-            parts.append(source)
-        elif source and not re.match(r"#\|\s*hide", source):
+            parts.append(source.replace("](images/", "](nbs/images/").replace("](../", "]("))
+            continue
+        if not re.match(r"#\|\s*(hide|echo: false)", source):
             parts.append(f"```python\n{source}\n```")
+        if not re.match(r"#\|\s*hide", source) and printed(cell):
+            parts.append(f"```\n{printed(cell)}\n```")
     return "\n\n".join(parts) + "\n"
 
 
