@@ -132,6 +132,8 @@ def read_file(
         head = data.partition(b"\n")[0]
         missing = [column for column in ("sensor_id", "timestamp") if column.encode() not in head]
         if missing:
-            raise SettingError(f"{name} has no column {missing[0]} in its first line, expected a day file of the archive")
+            raise SettingError(
+                f"{name} has no column {missing[0]} in its first line, expected a day file of the archive"
+            )
         return read_csv(data)
     return read_answer(data)
