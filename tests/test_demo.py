@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -73,7 +74,7 @@ def marked(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def start(folder: Path, *words: object) -> Demo:
+def begin(folder: Path, *words: object) -> Demo:
     folder.mkdir(exist_ok=True)
     command = [
         sys.executable,
@@ -95,6 +96,33 @@ def start(folder: Path, *words: object) -> Demo:
             process_group=0,
         )
     return Demo(folder, process)
+
+
+Start = Callable[..., Demo]
+
+
+@contextmanager
+def demos() -> Iterator[Start]:
+    "Start demos, and end those that still run when the block is left."
+    begun: list[Demo] = []
+
+    def start(folder: Path, *words: object) -> Demo:
+        begun.append(begin(folder, *words))
+        return begun[-1]
+
+    try:
+        yield start
+    finally:
+        for demo in begun:
+            demo.process.terminate()
+        for demo in begun:
+            demo.process.wait(60)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with demos() as starting:
+        yield starting
 
 
 def finished(demo: Demo, patience_s: float = 120.0) -> int:
@@ -145,7 +173,7 @@ def faults(result: dict[str, Any]) -> dict[str, int]:
 NO_FAULTS = {"lost": 0, "duplicates": 0, "dead": 0}
 
 
-def test_a_file_is_replayed_once_however_often_it_is_given(tmp_path: Path) -> None:
+def test_a_file_is_replayed_once_however_often_it_is_given(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "city.ndjson"
     assert cli.main(["simulate", "--sensors", "20", "--hours", "1", "--out", str(file)]) == 0
     content = read_file(file.name, file.read_bytes())
@@ -168,7 +196,7 @@ def test_a_file_is_replayed_once_however_often_it_is_given(tmp_path: Path) -> No
     assert faults(again) == NO_FAULTS
 
 
-def test_published_answers_come_through_whole(tmp_path: Path, shared_data: Path) -> None:
+def test_published_answers_come_through_whole(start: Start, tmp_path: Path, shared_data: Path) -> None:
     names = (
         "odd/truncated_2017-08-10_data.json.gz",
         "api/2019-04-16_mongoexport_data.ndjson.gz",
@@ -186,17 +214,12 @@ def test_published_answers_come_through_whole(tmp_path: Path, shared_data: Path)
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Demo]]:
     "Three demos beside each other, each with readings in its store."
-    demos = [
-        start(tmp_path_factory.mktemp("beside"), "--source", "simulate", "--sensors", number) for number in (50, 20, 20)
-    ]
-    try:
-        for demo in demos:
+    with demos() as start:
+        folders = [tmp_path_factory.mktemp("beside") for _ in range(3)]
+        begun = [start(folder, "--source", "simulate", "--sensors", 50) for folder in folders]
+        for demo in begun:
             wait_until(lambda demo=demo: demo.stored() or demo.process.poll() is not None, 180, demo)
-        yield demos
-    finally:
-        for demo in demos:
-            demo.process.terminate()
-            demo.process.wait(60)
+        yield begun
 
 
 def test_a_part_that_dies_ends_the_demo_and_is_named(three: list[Demo]) -> None:
@@ -229,7 +252,7 @@ def test_ctrl_c_ends_a_demo_in_order_and_keeps_the_data(three: list[Demo]) -> No
 
 
 @pytest.mark.parametrize("moment", ["", "starting stream and collector"])
-def test_ctrl_c_while_starting_ends_everything(tmp_path: Path, moment: str) -> None:
+def test_ctrl_c_while_starting_ends_everything(start: Start, tmp_path: Path, moment: str) -> None:
     demo = start(tmp_path, "--source", "simulate")
     wait_until(lambda: moment in demo.said, 60, demo)
     time.sleep(2)
