@@ -36,7 +36,7 @@ FROM parsed AS p;
 
 -- The list of one at the end is there so that each value is parsed once, and not in every condition that reads it.
 CREATE VIEW measurements AS
-SELECT r.*, m.value_type, m.`value` AS text, n.`value`, n.below, n.above, n.kind, n.reason
+SELECT r.*, m.value_type, m.`value` AS text, n.`value`, n.below, n.above, n.kind, n.broken
 FROM partnered AS r
 LEFT JOIN UNNEST(r.sensordatavalues) AS m (value_type, `value`) ON TRUE
 CROSS JOIN UNNEST(ARRAY[ROW(
@@ -54,6 +54,5 @@ CROSS JOIN UNNEST(ARRAY[ROW(
       TO_TIMESTAMP(r.ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
     ) >= 1 THEN 'time'
     WHEN m.value_type IS NULL OR m.`value` IS NULL THEN 'value'
-    WHEN ${kind} IS NOT NULL AND REGEXP(m.`value`, '${number}') IS NOT TRUE THEN 'value'
   END
-)]) AS n (`value`, below, above, kind, reason);
+)]) AS n (`value`, below, above, kind, broken);
