@@ -101,8 +101,10 @@ def collect(arguments: Arguments) -> int:
     write = _status_writer(arguments.status)
 
     def counts(now: Progress) -> dict[str, Any]:
+        "What the status file tells."
         told = {name: getattr(now, name) for name in ("received", "stored", "dead", "flagged")}
-        return {**told, "p50_s": now.percentile_s(50), "p99_s": now.percentile_s(99)}
+        p50_s, p99_s = now.percentiles_s([50, 99])
+        return {**told, "p50_s": p50_s, "p99_s": p99_s}
 
     progress = run(_settings(arguments), _stop_on_signals(), watch=lambda now: write(counts(now)))
     _print_result(arguments, counts(progress))
@@ -213,6 +215,7 @@ def demo(arguments: Arguments) -> int:
     with Display(quiet=arguments.json) as display, local_system(folder, display.say) as system:
 
         def watch(books: Books) -> None:
+            "Show the books on the terminal and the page."
             latest.update(told(system, books))
             display.show(latest)
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPIC', 'DEAD_TOPIC', 'KIND_TOPICS', 'DEAD_REASONS',
-           'NUMBER', 'IDENTIFIER', 'TIME', 'READING_COLUMNS', 'ValueType', 'kind_of', 'parse_number', 'parse_id',
-           'parse_time', 'format_time', 'Reading', 'SensorlibError', 'SettingError', 'FeedError', 'BusError',
-           'StoreError', 'MissingPart', 'PartDied', 'Settings', 'load_settings', 'write_status', 'read_status']
+           'NUMBER', 'IDENTIFIER', 'TIME', 'TIME_AS_WRITTEN', 'NAME_LENGTH', 'READING_COLUMNS', 'ValueType', 'kind_of',
+           'parse_number', 'parse_id', 'parse_time', 'format_time', 'Reading', 'SensorlibError', 'SettingError',
+           'FeedError', 'BusError', 'StoreError', 'MissingPart', 'PartDied', 'Settings', 'load_settings',
+           'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
 import json
@@ -79,10 +80,11 @@ NUMBER = r"^[+-]?([0-9]{1,60}([.][0-9]{0,60})?|[.][0-9]{1,60})([eE][+-]?[0-9]{1,
 IDENTIFIER = r"^[1-9][0-9]{0,17}$"
 _MONTH_DAY = "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8])"
 _LEAP_DAY = "20([02468][048]|[13579][26])-02-29"
-TIME = (
-    f"^(20[0-9]{{2}}-({_MONTH_DAY})|{_LEAP_DAY})"
-    "[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+]00:?00)?$"
-)
+_DATE = f"(20[0-9]{{2}}-({_MONTH_DAY})|{_LEAP_DAY})"
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+TIME = f"^{_DATE}[T ]{_CLOCK}([.][0-9]{{1,9}})?(Z|[+]00:?00)?$"
+TIME_AS_WRITTEN = f"^{_DATE}T{_CLOCK}Z$"  # by `format_time`
+NAME_LENGTH = 200  # Characters kept of a name: of a sensor type, value type, country, place or cell
 
 # %% ../nbs/00_core.ipynb #3bb4368c
 def parse_number(

@@ -20,7 +20,7 @@ import pandas as pd
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from . import __version__
-from .core import IDENTIFIER, NUMBER, TIME, FeedError, kind_of
+from .core import IDENTIFIER, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN, FeedError, kind_of
 
 # %% ../nbs/01_feed.ipynb #2ff845ac
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _times(column: pd.Series) -> pd.Series:
     return pd.to_datetime(stamps, format="%Y-%m-%d %H:%M:%S", utc=True)
 
 # %% ../nbs/01_feed.ipynb #2c722e41
-_FETCHED = r"^....-..-..T..:..:..Z$"
+_NAMES = ("sensor_type", "country", "place", "cell", "value_type")
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -205,9 +205,10 @@ def parse_texts(
     parsed = texts.assign(
         **{name: _ids(texts[name]) for name in ("record_id", "sensor_id", "location_id")},
         **{name: _numbers(texts[name]) for name in ("lat", "lon", "altitude")},
+        **{name: texts[name].astype("object").str.slice(0, NAME_LENGTH) for name in _NAMES},
         indoor=texts["indoor"].map(_TRUTH).astype("boolean"),
         ts=_times(texts["ts"]),
-        fetched_at=_times(_matching(texts["fetched_at"], _FETCHED)),
+        fetched_at=_times(_matching(texts["fetched_at"], TIME_AS_WRITTEN)),
         value=_numbers(texts["text"]),
     )
     kinds = [kind_of(v, s) for v, s in zip(parsed["value_type"], parsed["sensor_type"], strict=True)]

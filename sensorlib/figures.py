@@ -131,6 +131,7 @@ def map_style(
     def layer(
         kind: str, part: str, minzoom: float = 0, maxzoom: float = 24, *only: object, **look: Any
     ) -> dict[str, Any]:
+        "A layer of one part of the outlines."
         chosen = ["all", ["==", ["get", "part"], part], *only]
         shown = {"id": f"{part}-{kind}-{minzoom}", "type": kind, "source": "base", "filter": chosen}
         return {**shown, "minzoom": minzoom, "maxzoom": maxzoom, **look}
@@ -221,6 +222,7 @@ def describe(
     "What a map tells about a reading under the pointer."
 
     def texts(column: str) -> pd.Series:
+        "A column as text that is safe on a page; empty where there is none."
         return readings[column].astype(object).where(readings[column].notna(), "").map(lambda text: escape(str(text)))
 
     units = readings.value_type.map(lambda name: VALUE_TYPES[name].unit)
@@ -385,6 +387,7 @@ def panel_traces(
     pointer = f"%{{text}} {unit}<br>%{{x|%Y-%m-%d %H:%M:%S}} UTC<br>%{{customdata}}<extra></extra>"
 
     def trace(rows: pd.DataFrame, **look: Any) -> go.Scatter:
+        "Readings as a trace that tells its verdicts."
         told = [names[qc] or "no flags" for qc in rows.qc]
         return go.Scatter(x=rows.ts, text=rows.value.map(format_value), customdata=told, hovertemplate=pointer, **look)
 

@@ -317,6 +317,7 @@ def local_system(
     with ExitStack() as stack:
 
         def running(part: Part) -> Part:
+            "Have a part stopped at the end, whatever happens."
             stack.callback(part.stop)
             return part
 

@@ -73,18 +73,19 @@ LIMITS = (
 )
 
 # %% ../nbs/05_quality.ipynb #eaf5b121
-def _limit(end: str) -> str:
-    def of(value_type: str) -> str:
-        rows = [row for row in LIMITS if row.value_type == value_type]
-        default = _number(next(getattr(row, end) for row in rows if row.sensor_type is None))
-        special = {row.sensor_type: _number(getattr(row, end)) for row in rows if row.sensor_type is not None}
-        return _case("sensor_type", special, default) if special else default
+def _limit(end: str, value_type: str) -> str:
+    rows = [row for row in LIMITS if row.value_type == value_type]
+    default = _number(next(getattr(row, end) for row in rows if row.sensor_type is None))
+    special = {row.sensor_type: _number(getattr(row, end)) for row in rows if row.sensor_type is not None}
+    return _case("sensor_type", special, default) if special else default
 
-    return _case("value_type", {name: of(name) for name in VALUE_TYPES})
+
+def _limits(end: str) -> str:
+    return _case("value_type", {name: _limit(end, name) for name in VALUE_TYPES})
 
 
 def _range_sql() -> str:
-    return f"`value` < {_limit('low')} OR `value` > {_limit('high')}"
+    return f"`value` < {_limits('low')} OR `value` > {_limits('high')}"
 
 # %% ../nbs/05_quality.ipynb #c17acf8b
 @dataclass(frozen=True)
@@ -219,8 +220,7 @@ def kind_sql() -> str:  # SQL over `value_type` and `sensor_type`
 # %% ../nbs/05_quality.ipynb #23ec711a
 def _partner(measured: pd.DataFrame, side: str) -> np.ndarray:
     "Value of each row's partner in its record, NaN where there is none."
-    silent = measured.loc[measured["value_type"].isna() & measured["text"].isna(), "record"]
-    named = measured[~measured["record"].isin(silent)].drop_duplicates(["record", "value_type"], keep="last")
+    named = measured[measured["value_type"].notna()].drop_duplicates(["record", "value_type"], keep="last")
     values = named.set_index(["record", "value_type"])["value"]
     wanted = pd.MultiIndex.from_arrays([measured["record"], measured["value_type"].map(PARTNERS[side])])
     return values.reindex(wanted).to_numpy("float64")

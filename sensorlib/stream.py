@@ -18,7 +18,8 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from .bus import MAX_MESSAGE_BYTES
-from .core import IDENTIFIER, KIND_TOPICS, NUMBER, TIME, DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
+from .core import IDENTIFIER, KIND_TOPICS, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN
+from .core import DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
 from .core import MissingPart, PartDied, Settings
 from .quality import kind_sql, partner_sql, qc_sql
 
@@ -51,6 +52,8 @@ def judgement() -> dict[str, str]:  # Blank -> SQL
         "identifier": IDENTIFIER,
         "number": NUMBER,
         "time": TIME,
+        "time_as_written": TIME_AS_WRITTEN,
+        "name_length": str(NAME_LENGTH),
         "kind": kind_sql(),
         "below": partner_sql("below"),
         "above": partner_sql("above"),
@@ -64,7 +67,6 @@ def _options(options: Mapping[str, str]) -> str:
 
 def kafka_tables(
     brokers: str,  # Bootstrap servers
-    bounded: bool = False,  # Stop at what is there now
 ) -> dict[str, str]:  # Blank -> SQL
     "Describe the tables of the job as Kafka topics."
     source = {
@@ -73,8 +75,7 @@ def kafka_tables(
         "properties.bootstrap.servers": brokers,
         "properties.auto.offset.reset": "earliest",
         "properties.max.partition.fetch.bytes": str(MAX_MESSAGE_BYTES),
-        "scan.startup.mode": "earliest-offset" if bounded else "group-offsets",
-        **({"scan.bounded.mode": "latest-offset"} if bounded else {}),
+        "scan.startup.mode": "group-offsets",
     }
     sink = {
         "connector": "kafka",

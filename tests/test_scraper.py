@@ -17,6 +17,7 @@ import redis
 from conftest import wait_for_redis
 
 from sensorlib.archive import open_files, read_file
+from sensorlib.bus import dead_letter
 from sensorlib.core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, MissingPart, SettingError, Settings
 from sensorlib.feed import Answer, Scrap, measurements, read_answer
 from sensorlib.local import Part, start_part, start_redis
@@ -25,7 +26,6 @@ from sensorlib.scraper import (
     LocalMemory,
     Memory,
     SharedMemory,
-    dead_letter,
     fresh_part,
     live,
     memory_of,
@@ -219,7 +219,7 @@ def test_scraps_are_dead_letters_with_their_bytes() -> None:
 
 
 def test_a_huge_scrap_fits_into_a_message() -> None:
-    letter = json.loads(dead_letter(Scrap("not_json", b"x" * 5_000_000), "a feed"))
+    letter = json.loads(dead_letter("not_json", b"x" * 5_000_000, topic="a feed"))
     assert base64.b64decode(letter["original"]) == b"x" * 1_000_000
 
 

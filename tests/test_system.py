@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from mangle import mangled
@@ -18,11 +19,12 @@ from mangle import mangled
 from sensorlib.bus import MAX_MESSAGE_BYTES, Outbox
 from sensorlib.core import DEAD_TOPIC, KIND_TOPICS, OTHER_TOPIC, RAW_TOPIC
 from sensorlib.feed import measurements
-from sensorlib.local import Books, LocalSystem, keep_books, local_system, settle
+from sensorlib.local import Books, LocalSystem, keep_books, local_system, settle, start_service
 from sensorlib.places import enrich
 from sensorlib.quality import judge
 from sensorlib.scraper import LocalMemory, replayed, scrape
 from sensorlib.simulate import inject, make_city, records
+from sensorlib.stream import newest_snapshot
 
 KEY = ["sensor_id", "value_type", "ts"]
 
@@ -140,6 +142,7 @@ def test_every_injected_fault_is_judged_alike(system: LocalSystem) -> None:
         seed=9,
         share=0.2,
     )
+    made[0]["sensor"]["sensor_type"]["name"] = "long " * 100
     send(system, made)
     wait_for(
         system,
@@ -266,3 +269,36 @@ def test_odd_lists_of_values_are_compared_alike(system: LocalSystem) -> None:
     told = ["record_id", "value_type", "value"]
     left, right = (frame.sort_values(told)["qc"].tolist() for frame in (stream, python))
     assert left == right and set(left) == {0, 32}
+
+
+def test_a_killed_job_goes_on_from_its_checkpoint(system: LocalSystem) -> None:
+    def sent(books: Books, then: Books) -> bool:
+        return sum(books.kinds.values()) - sum(then.kinds.values()) >= values
+
+    settle(system, lambda books: None, patience_s=5)
+    since, before = ends_of(system), keep_books(system)
+    start = datetime(2026, 3, 15, 12, tzinfo=UTC)
+    made = records(make_city(300, seed=13), start, start.replace(minute=30))
+    values = sum(len(record["sensordatavalues"]) for record in made[:2000])
+    send(system, made[:2000])
+    wait_for(system, sent, before)
+    taken = newest_snapshot(Path(system.settings.checkpoints))
+    wait_for(system, lambda *_: newest_snapshot(Path(system.settings.checkpoints)) != taken, before)
+
+    send(system, made[2000:])
+    old = system.parts["stream"]
+    for process in psutil.Process(old.process.pid).children(recursive=True):
+        process.kill()
+    assert old.process.wait(60) == 1
+    system.parts["stream"] = new = start_service("stream", [], system.settings, system.logs)
+    try:
+        values = sum(len(record["sensordatavalues"]) for record in made)
+        wait_for(system, sent, before)
+        settle(system, lambda books: None, patience_s=5)
+        told = new.log_file.read_text(errors="replace").rsplit("starting from ", 1)[1].splitlines()[0]
+        assert Path(told).name.startswith("chk-")
+        stream = verdicts_of(read_topics(system, KIND_TOPICS, since)).drop_duplicates(KEY)
+        assert_same_verdicts(stream.reset_index(drop=True), judged_by_python(read_topics(system, (RAW_TOPIC,), since)))
+        assert keep_books(system).stored - before.stored == values == len(stream)
+    finally:
+        new.stop()

@@ -38,7 +38,7 @@ INSERT INTO published (
 )
 SELECT
   topic, message_time, sensor_key, record_id, CAST(sensor_key AS BIGINT), sensor_type, location_id, lat, lon, altitude, indoor,
-  country, place, cell, ts, kind, LEFT(value_type, 200),
+  country, place, cell, ts, kind, LEFT(value_type, ${name_length}),
   CASE WHEN is_reading THEN `value` END,
   qc,
   CASE WHEN NOT is_reading THEN LEFT(text, 10000) END,
