@@ -41,6 +41,8 @@ def _plain(value: object) -> str:
     "Write a result as people read it."
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+    if isinstance(value, float):
+        return f"{value:.2f}"
     return "" if value is None else str(value)
 
 

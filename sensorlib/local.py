@@ -424,8 +424,8 @@ def run_demo(
 _STAGES = ("fetched", "repeated", "raw", *KINDS, "other", "dead", "stored", "flagged", "lost", "duplicates")
 
 
-def _table(report: Mapping[str, Any], page: str) -> RichTable:
-    table = RichTable(title=page, title_justify="left", box=None, padding=(0, 2))
+def _table(report: Mapping[str, Any]) -> RichTable:
+    table = RichTable(box=None, padding=(0, 2))
     table.add_column("stage")
     table.add_column("count", justify="right")
     flat = {**report, **report.get("kinds", {})}
@@ -444,7 +444,6 @@ class Display:
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
         self._live = None if quiet or not self._console.is_terminal else Live(console=self._console)
-        self._page = ""
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -457,13 +456,12 @@ class Display:
 
     def say(self, text: str) -> None:
         "Print a line."
-        self._page = text if text.startswith("page") else self._page
         self._console.print(text, highlight=False)
 
     def show(self, report: Mapping[str, Any]) -> None:
         "Refresh the table."
         if self._live:
-            self._live.update(_table(report, self._page))
+            self._live.update(_table(report))
 
 # %% ../nbs/19_local.ipynb #5ed7406c
 @dataclass(frozen=True)
