@@ -46,6 +46,7 @@ notebooks: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --quiet $(NOTEBOOKS)
 	@$(BIN)/nbdev_export
 	@PLOTLY_RENDERER=png $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN $(NOTEBOOKS)
+	@$(BIN)/python tools/palette.py $(NOTEBOOKS)
 	@$(BIN)/nbdev_clean
 
 constraints: $(VENV)/.python

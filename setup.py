@@ -38,6 +38,7 @@ dev = [
     "mypy>=1.15",
     "nbdev==2.4.14",
     "pandas-stubs",
+    "pillow>=11",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "ruff>=0.9",

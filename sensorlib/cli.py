@@ -144,7 +144,7 @@ def simulate(arguments: Arguments) -> int:
 
     from sensorlib.core import SettingError, parse_time
     from sensorlib.quality import write_frame
-    from sensorlib.simulate import FAULTS, inject, make_city, records
+    from sensorlib.simulate import FAULTS, inject, inject_pieces, make_city, records
 
     start = parse_time(arguments.start)
     if start is None:
@@ -153,18 +153,18 @@ def simulate(arguments: Arguments) -> int:
     city = make_city(sensors=arguments.sensors, seed=arguments.seed)
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": zstandard.open}
     hours = arguments.hours
-    truths, count = [], 0
+    begins = tqdm(range(math.ceil(hours)), desc="hours", unit="", disable=not sys.stderr.isatty())
+    pieces = (
+        records(city, start + timedelta(hours=hour), start + timedelta(hours=min(hour + 1.0, hours))) for hour in begins
+    )
+    truths, count = [inject([], names, seed=arguments.seed)[1]], 0
     with openers.get(arguments.out.suffix, open)(arguments.out, "wb") as file:
-        for hour in tqdm(range(math.ceil(hours)), desc="hours", unit="", disable=not sys.stderr.isatty()):
-            begin = start + timedelta(hours=hour)
-            made = records(city, begin, begin + timedelta(hours=min(1.0, hours - hour)))
-            if names:
-                made, truth = inject(made, names, seed=arguments.seed)
-                truths.append(truth)
+        for made, truth in inject_pieces(pieces, names, seed=arguments.seed):
             file.write(b"".join(msgspec.json.encode(record) + b"\n" for record in made))
+            truths.append(truth)
             count += len(made)
     if arguments.truth:
-        write_frame(pd.concat(truths) if truths else inject([], list(FAULTS), seed=0)[1], arguments.truth)
+        write_frame(pd.concat(truths), arguments.truth)
     _print_result(arguments, {"records": count, "spoilt": sum(map(len, truths)), "out": str(arguments.out)})
     return 0
 
@@ -285,7 +285,8 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--hours", type=float, default=24.0, help="length")
     added.add_argument("--seed", type=int, default=1, help="another seed, another city")
     added.add_argument("--start", default="2026-01-15T00:00:00Z", help="first moment, UTC")
-    added.add_argument("--faults", default="", metavar="NAMES", help="faults to inject, comma separated, or all")
+    faults = "faults to inject, comma separated, such as stuck,spike,delayed; all: those that a single record shows"
+    added.add_argument("--faults", default="", metavar="NAMES", help=faults)
     added.add_argument("--out", type=Path, required=True, help="records, one a line; .gz and .zst pack them")
     added.add_argument("--truth", type=Path, help="write which readings were spoilt; .parquet, .csv or .ndjson")
 

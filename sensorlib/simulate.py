@@ -4,21 +4,27 @@
 
 # %% auto #0
 __all__ = ['INSTRUMENTS', 'BOXES', 'FIRST_ID', 'MAX_SENSORS', 'FRONT_SPEED_M_S', 'STEP_S', 'Record', 'CODES', 'IMPOSSIBLE',
-           'NOWHERE', 'Change', 'FAULTS', 'uniform', 'normal', 'smooth', 'Scale', 'Instrument', 'City', 'make_city',
-           'fronts', 'rainfall', 'wetness', 'solar_elevation', 'vapour_pressure', 'Sky', 'weather', 'traffic',
-           'particulates', 'sound', 'reports', 'sealevel_pressure', 'measure', 'records', 'answer', 'Fault', 'inject']
+           'NOWHERE', 'FAULTS', 'AMOUNTS', 'DRIFT_H', 'ELSEWHERE', 'EPISODES', 'ARRIVALS', 'Spoilt', 'SMOKE', 'DUST',
+           'GUSTS', 'FLOOR', 'EVERYWHERE', 'EVENTS', 'STORM_KM_H', 'BACK_H', 'uniform', 'normal', 'smooth', 'Scale',
+           'Instrument', 'City', 'make_city', 'fronts', 'rainfall', 'wetness', 'solar_elevation', 'vapour_pressure',
+           'Sky', 'weather', 'traffic', 'particulates', 'sound', 'reports', 'sealevel_pressure', 'measure', 'records',
+           'answer', 'Change', 'Fault', 'Stage', 'Episode', 'Arrival', 'inject_pieces', 'inject', 'Event', 'Exposure',
+           'EventKind', 'draw_events', 'inject_events']
 
 # %% ../nbs/03_simulate.ipynb #01bbf308
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .core import SettingError
+from .core import SettingError, kind_of, parse_id, parse_number
 
 # %% ../nbs/03_simulate.ipynb #42bcd310
 def _bits(seed: int, purpose: str, *keys: Any) -> np.ndarray:
@@ -250,8 +256,8 @@ def _warmth(lat: np.ndarray, lon: np.ndarray, when: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/03_simulate.ipynb #326270fb
 def vapour_pressure(
-    celsius: np.ndarray,  # Temperature, or dew point [°C]
-) -> np.ndarray:  # Saturation vapour pressure [hPa]
+    celsius: Any,  # Temperature, or dew point, number or array [°C]
+) -> Any:  # Saturation vapour pressure [hPa]
     "Most water vapour that air can hold (Magnus formula, WMO)."
     return 6.112 * np.exp(17.62 * celsius / (243.12 + celsius))
 
@@ -444,6 +450,7 @@ def measure(
         shown = true[name]
         if scale.noise:
             shown = shown + scale.offset * normal(city.seed, f"offset {name}", sensor)
+            shown = np.minimum(shown, scale.high - 4 * scale.noise)  # in fog, only a worn-out sensor sits on its end
             shown = shown + scale.noise * normal(city.seed, f"noise {name}", sensor, when)
         steps = np.rint(shown / scale.step)
         values[name] = np.clip(steps * scale.step, scale.low, scale.high).round(2)
@@ -544,42 +551,58 @@ IMPOSSIBLE = {
     "noise_LAeq": -12.0, "noise_LA_min": -12.0, "noise_LA_max": -12.0,
 }  # fmt: skip
 NOWHERE = [{"latitude": "0.000", "longitude": "0.000"}, {"altitude": "12345.0"}]
-Change = tuple[dict[str, float], dict[str, str]]  # New values by value type, new fields of the location
 
 
+@dataclass(frozen=True)
+class Change:
+    "What becomes of a record; nothing, as it stands."
+
+    values: dict[str, float] = field(default_factory=dict)  # By value type; one that the record lacks is ignored
+    location: dict[str, str] = field(
+        default_factory=dict
+    )  # Fields of a box that is somewhere else: all its values are false
+    height: str | None = None  # Another altitude [m]: only its pressures are false
+    timestamp: str | None = None  # Another moment: all its values are false
+
+# %% ../nbs/03_simulate.ipynb #aa645e19
 def _numbers(record: Record) -> dict[str, float]:
-    "Values of a record by value type."
-    return {value["value_type"]: float(value["value"]) for value in record["sensordatavalues"]}
+    "Values of a record by value type, as far as they are numbers."
+    read = {value["value_type"]: parse_number(value["value"]) for value in record["sensordatavalues"]}
+    return {name: number for name, number in read.items() if number is not None}
+
+
+def _type(record: Record) -> str:
+    return record["sensor"]["sensor_type"]["name"]
 
 
 def _code(record: Record, chance: float) -> Change:
-    codes = CODES.get(record["sensor"]["sensor_type"]["name"], [{}])
-    return codes[int(chance * len(codes))], {}
+    codes = CODES.get(_type(record), [{}])
+    return Change(codes[int(chance * len(codes))])
 
 
 def _unit(record: Record, chance: float) -> Change:
-    return {name: value / 100 for name, value in _numbers(record).items() if name == "pressure"}, {}
+    return Change({name: value / 100 for name, value in _numbers(record).items() if name == "pressure"})
 
 
 def _swapped(record: Record, chance: float) -> Change:
     values = _numbers(record)
-    return {"P1": values["P2"], "P2": values["P1"]} if values.get("P1") != values.get("P2") else {}, {}
+    return Change({"P1": values["P2"], "P2": values["P1"]}) if {"P1", "P2"} <= values.keys() else Change()
 
 
 def _position(record: Record, chance: float) -> Change:
-    return {}, NOWHERE[int(chance * len(NOWHERE))]
+    return Change(location=NOWHERE[int(chance * len(NOWHERE))])
 
 
 def _range(record: Record, chance: float) -> Change:
-    return {name: IMPOSSIBLE[name] for name in _numbers(record) if name in IMPOSSIBLE}, {}
+    return Change({name: IMPOSSIBLE[name] for name in _numbers(record) if name in IMPOSSIBLE})
 
-# %% ../nbs/03_simulate.ipynb #080d412e
+# %% ../nbs/03_simulate.ipynb #3ded59f5
 @dataclass(frozen=True)
 class Fault:
     "A way in which one record goes wrong."
 
     says: str
-    change: Callable[[Record, float], Change]  # Takes the record and a number in [0, 1); empty where it cannot happen
+    change: Callable[[Record, float], Change]  # Takes the record and a number in [0, 1)
 
 
 FAULTS = {
@@ -590,47 +613,510 @@ FAULTS = {
     "range": Fault("values beyond the instrument and the atmosphere", _range),
 }
 
-# %% ../nbs/03_simulate.ipynb #1714db9e
-def _apply(record: Record, change: Change) -> tuple[Record, list[str]]:
-    "Change a copy of a record; list the value types that are false in it."
-    values, moved = change
-    location = record["location"] | moved
-    now = _numbers(record) | values
-    if "pressure_at_sealevel" in now:
-        sealevel = sealevel_pressure(now["pressure"], now["temperature"], float(location["altitude"]))
-        now["pressure_at_sealevel"] = round(sealevel, 2)
+# %% ../nbs/03_simulate.ipynb #65e00e77
+def _sealevel(now: dict[str, float], altitude: float | None) -> dict[str, float]:
+    "Pressure at sea level that the network would compute, where it can."
+    if altitude is None or not {"pressure", "temperature", "pressure_at_sealevel"} <= now.keys():
+        return {}
+    return {"pressure_at_sealevel": round(sealevel_pressure(now["pressure"], now["temperature"], altitude), 2)}
+
+
+def _apply(record: Record, numbers: dict[str, float], change: Change) -> tuple[Record, list[str]]:
+    "Change a copy of a record, whose numbers are known; list the value types that are false in it."
+    location = record["location"] | change.location
+    if change.height is not None:
+        location["altitude"] = change.height
+    now = numbers | {name: value for name, value in change.values.items() if name in numbers}
+    if now != numbers or location["altitude"] != record["location"]["altitude"]:
+        now |= _sealevel(now, parse_number(location["altitude"]))
+    pressures = {"pressure", "pressure_at_sealevel"} if change.height is not None else set()
     listed, false = [], []
     for old in record["sensordatavalues"]:
-        number = now[old["value_type"]]
-        new = old | {"value": f"{number:.2f}" if isinstance(old["value"], str) else number}
-        listed.append(new)
-        if moved or new != old:
-            false.append(old["value_type"])
-    return record | {"location": location, "sensordatavalues": listed}, false
+        name, number = old["value_type"], now.get(old["value_type"])
+        changed = number is not None and number != numbers[name]
+        listed.append(
+            old | {"value": f"{number:.2f}" if isinstance(old["value"], str) else number} if changed else old.copy()
+        )
+        if changed or name in pressures or change.location or change.timestamp is not None:
+            false.append(name)
+    timestamp = record["timestamp"] if change.timestamp is None else change.timestamp
+    return record | {"timestamp": timestamp, "location": location, "sensordatavalues": listed}, false
+
+# %% ../nbs/03_simulate.ipynb #c7a52bfa
+@dataclass(frozen=True, eq=False)
+class Stage:
+    "Where in its episode a record stands."
+
+    first: Record  # First record that was met in this episode, as it was
+    count: int  # Records met before this one
+    hours: float  # Since the episode began
+    chance: float  # A number in [0, 1), the same for the whole episode
+
+
+def _readable(record: Record, values: dict[str, float]) -> dict[str, float]:
+    "Bring values to the steps and limits of the instrument."
+    instrument = INSTRUMENTS.get(_type(record))
+    scales = instrument.scales if instrument else {}
+    shown = {}
+    for name, value in values.items():
+        scale = scales.get(name, Scale(0.01, -np.inf, np.inf))
+        shown[name] = round(min(max(round(value / scale.step) * scale.step, scale.low), scale.high), 2)
+    return shown
+
+# %% ../nbs/03_simulate.ipynb #8aca9baf
+AMOUNTS = {"temperature": 20.0, "humidity": -25.0, "pressure": 2000.0, "particulates": 80.0, "noise": 20.0}
+DRIFT_H = 144.0  # Hours in which a drift grows to the whole amount
+
+
+def _shifted(record: Record, stage: Stage, times: float) -> Change:
+    "Shift all values of one kind by a multiple of its amount."
+    numbers, sensor_type = _numbers(record), _type(record)
+    kinds = {name: kind_of(name, sensor_type) for name in numbers if name != "pressure_at_sealevel"}
+    possible = sorted({kind for kind in kinds.values() if kind in AMOUNTS})
+    if not possible:
+        return Change()
+    kind = possible[int(stage.chance * len(possible))]
+    size = times * AMOUNTS[kind] * (0.75 + 0.5 * (stage.chance * 97 % 1.0))
+    return Change(_readable(record, {name: numbers[name] + size for name, of in kinds.items() if of == kind}))
+
+
+def _spike(record: Record, stage: Stage) -> Change:
+    if stage.count > int(stage.chance * 89 % 1.0 * 3):
+        return Change()
+    signs = 1 if "P1" in _numbers(record) or stage.chance * 83 % 1.0 < 0.5 else -1
+    return _shifted(record, stage, 1.5 * signs)
+
+
+def _offset(record: Record, stage: Stage) -> Change:
+    return _shifted(record, stage, 1.0)
+
+
+def _drift(record: Record, stage: Stage) -> Change:
+    return _shifted(record, stage, stage.hours / DRIFT_H)
+
+# %% ../nbs/03_simulate.ipynb #0450631e
+ELSEWHERE = {"latitude": "52.520", "longitude": "13.405"}
+
+
+def _stuck(record: Record, stage: Stage) -> Change:
+    return Change({n: v for n, v in _numbers(stage.first).items() if n != "pressure_at_sealevel"})
+
+
+def _stuck_limit(record: Record, stage: Stage) -> Change:
+    held = {}
+    for name in _numbers(record):
+        kind = kind_of(name, _type(record))
+        if kind in ("humidity", "particulates"):
+            held[name] = 100.0 if kind == "humidity" else 0.0
+    return Change(_readable(record, held))
+
+
+def _dead_fan(record: Record, stage: Stage) -> Change:
+    if _type(record) != "SDS011":
+        return Change()
+    return Change(CODES["SDS011"][0] if stage.chance < 0.5 else {"P1": 0.0, "P2": 0.0})
+
+
+def _frozen_clock(record: Record, stage: Stage) -> Change:
+    moved = record["timestamp"] != stage.first["timestamp"]
+    return Change(timestamp=stage.first["timestamp"] if moved else None)
+
+
+def _wrong_place(record: Record, stage: Stage) -> Change:
+    here = {name: record["location"][name] for name in ELSEWHERE}
+    swapped = {"latitude": here["longitude"], "longitude": here["latitude"]}
+    return Change(location=ELSEWHERE if stage.chance < 0.5 and here != ELSEWHERE else swapped)
+
+
+def _wrong_height(record: Record, stage: Stage) -> Change:
+    altitude = parse_number(record["location"]["altitude"])
+    if altitude is None or "pressure" not in _numbers(record):
+        return Change()
+    return Change(height=f"{altitude + 300 + 600 * stage.chance:.1f}")
+
+# %% ../nbs/03_simulate.ipynb #ed82c73e
+@dataclass(frozen=True)
+class Episode:
+    "A way in which one sensor goes wrong for a while."
+
+    says: str
+    hours: tuple[float, float]  # Shortest and longest
+    every_h: float  # Length of the slots of time in each of which one may happen
+    change: Callable[[Record, Stage], Change]
+
+
+EPISODES = {
+    "stuck": Episode("holds all its values for hours", (3, 12), 24, _stuck),
+    "stuck_limit": Episode("humidity at its highest, or particles at their lowest value", (6, 48), 96, _stuck_limit),
+    "dead_fan": Episode("an SDS011 without air: at its caps or at zero", (3, 24), 48, _dead_fan),
+    "frozen_clock": Episode("reports go on, their timestamp stays", (0.5, 6), 24, _frozen_clock),
+    "spike": Episode("one to three reports far off", (0.2, 0.2), 2, _spike),
+    "offset": Episode("wrong by a large, constant amount", (12, 72), 144, _offset),
+    "drift": Episode("wrong by more every hour", (48, 192), 384, _drift),
+    "wrong_place": Episode("latitude and longitude exchanged, or of another city", (12, 72), 144, _wrong_place),
+    "wrong_height": Episode(
+        "height wrong by hundreds of metres, and the pressures with it", (12, 72), 144, _wrong_height
+    ),
+}
+
+# %% ../nbs/03_simulate.ipynb #ec34f6dc
+def _in_episode(
+    seed: int, name: str, share: float, who: np.ndarray, when: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    "Rows of reports inside an episode, their slots, hours since the begin, and the chance of the episode."
+    (shortest, longest), every_s = EPISODES[name].hours, int(EPISODES[name].every_h * _HOUR)
+    since = when - _EPOCH + (uniform(seed, f"{name} phase", who) * every_s).astype(np.int64)
+    slot = since // every_s
+    rows = np.flatnonzero((uniform(seed, f"{name} happens", who, slot) < share) & (who > 0))
+    who, slot = who[rows], slot[rows]
+    length = shortest * (longest / shortest) ** uniform(seed, f"{name} length", who, slot)
+    begin = uniform(seed, f"{name} begin", who, slot) * (EPISODES[name].every_h - length)
+    hours = (since[rows] - slot * every_s) / _HOUR - begin
+    inside = (hours >= 0) & (hours < length)
+    chance = uniform(seed, f"{name} chance", who, slot)
+    return rows[inside], slot[inside], hours[inside], chance[inside]
+
+# %% ../nbs/03_simulate.ipynb #06ff4570
+@dataclass(frozen=True)
+class Arrival:
+    "A way in which one record arrives otherwise than once and in time."
+
+    says: str
+    minutes: tuple[float, float]  # Shortest and longest time after the record was due
+    again: bool  # Whether it has come in time too
+
+
+ARRIVALS = {
+    "duplicate": Arrival("comes once more", (2, 30), True),
+    "delayed": Arrival("comes late", (5, 360), False),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Late:
+    "A record on its way."
+
+    record: Record
+    sensor_id: int
+    arrival: float  # [Unix s]
+    row: int  # Where it was due; -1 in an earlier piece of the run
+
+
+def _rearrange(
+    records: list[Record], who: np.ndarray, when: np.ndarray, late: list[_Late], gone: set[int]
+) -> tuple[list[Record], list[_Late]]:
+    "Let late records arrive, take those away that are still on their way; give back both."
+    order = np.argsort(who, kind="stable")
+    ordered, arriving, waiting = who[order], defaultdict(list), []
+    for one in late:
+        rows = order[slice(*np.searchsorted(ordered, [one.sensor_id, one.sensor_id + 1]))]
+        rows = rows[(rows > one.row) & (when[rows] > one.arrival)]
+        if len(rows):
+            arriving[int(rows[0])].append(one)
+        else:
+            waiting.append(replace(one, row=-1))
+    arrived: list[Record] = []
+    for row, record in enumerate(records):
+        arrived += [one.record for one in sorted(arriving.get(row, ()), key=lambda one: one.arrival)]
+        if row not in gone:
+            arrived.append(record)
+    return arrived, waiting
+
+# %% ../nbs/03_simulate.ipynb #62ff92fc
+@dataclass
+class _Memory:
+    "What one piece of a run leaves to the next."
+
+    first: dict[tuple[str, int, int], Record] = field(default_factory=dict)  # By fault, sensor and slot
+    count: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    late: list[_Late] = field(default_factory=list)
+
+
+def _who_and_when(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    "Sensor ids and moments [Unix s] of records; 0 and -1 where they cannot be read."
+    times = pd.to_datetime([record["timestamp"] for record in records], utc=True, format="ISO8601", errors="coerce")
+    when = np.where(times.isna(), -1, times.as_unit("s").asi8)
+    who = [parse_id(record["sensor"]["id"]) or 0 for record in records]
+    return np.where(when < _EPOCH, 0, np.array(who, np.int64)), when
+
+
+def _frame(truth: list[tuple[Any, ...]], last: str) -> pd.DataFrame:
+    "Rows of the truth as a frame."
+    frame = pd.DataFrame(truth, columns=["sensor_id", "value_type", "ts", last]).astype({"sensor_id": "int64"})
+    return frame.assign(ts=pd.to_datetime(frame["ts"], utc=True, format="ISO8601"))
+
+# %% ../nbs/03_simulate.ipynb #f2026867
+Spoilt = dict[int, tuple[Record, list[str], str]]  # By row: the record, its false value types, the fault
+
+
+def _spoil_long(
+    records: Sequence[Record],
+    who: np.ndarray,
+    when: np.ndarray,
+    names: Sequence[str],
+    seed: int,
+    share: float,
+    memory: _Memory,
+) -> Spoilt:
+    "Let episodes happen."
+    spoilt: Spoilt = {}
+    for name in names:
+        for row, slot, hours, chance in zip(
+            *map(np.ndarray.tolist, _in_episode(seed, name, share, who, when)), strict=True
+        ):
+            key = name, int(who[row]), slot
+            first, count = memory.first.setdefault(key, records[row]), memory.count.get(key, 0)
+            memory.count[key] = count + 1
+            if row not in spoilt:
+                change = EPISODES[name].change(records[row], Stage(first, count, hours, chance))
+                changed, false = _apply(records[row], _numbers(records[row]), change)
+                if false:
+                    spoilt[row] = changed, false, name
+    return spoilt
+
+
+def _spoil_single(
+    records: Sequence[Record],
+    who: np.ndarray,
+    when: np.ndarray,
+    names: Sequence[str],
+    seed: int,
+    share: float,
+    spoilt: Spoilt,
+) -> list[tuple[int, str, float]]:
+    "Spoil single records in place of honest ones; give back row, name and chance of the arrivals."
+    drawn, arrivals = np.flatnonzero((uniform(seed, "spoil", who, when) < share) & (who > 0)), []
+    picks, chances = (uniform(seed, purpose, who[drawn], when[drawn]).tolist() for purpose in ("which", "variant"))
+    for row, pick, chance in zip(drawn.tolist(), picks, chances, strict=True):
+        if row in spoilt:
+            continue
+        pool = list(names)
+        while pool:
+            which, pick = divmod(pick * len(pool), 1.0)
+            name = pool.pop(int(which))
+            if name in ARRIVALS:
+                arrivals.append((row, name, chance))
+                break
+            changed, false = _apply(records[row], _numbers(records[row]), FAULTS[name].change(records[row], chance))
+            if false:
+                spoilt[row] = changed, false, name
+                break
+    return arrivals
+
+# %% ../nbs/03_simulate.ipynb #d23ea294
+def _spoil(
+    records: Sequence[Record], names: Sequence[str], seed: int, share: float, memory: _Memory
+) -> tuple[list[Record], pd.DataFrame]:
+    "Spoil one piece of a run."
+    who, when = _who_and_when(records)
+    spoilt = _spoil_long(records, who, when, [n for n in EPISODES if n in names], seed, share, memory)
+    singles = [n for n in names if n not in EPISODES]
+    arrivals = _spoil_single(records, who, when, singles, seed, share, spoilt)
+    made, gone = list(records), set()
+    told = {row: (record["timestamp"], false, name) for row, (record, false, name) in spoilt.items()}
+    for row, (record, _, _) in spoilt.items():
+        made[row] = record
+    for row, name, chance in arrivals:
+        (soonest, latest), again = ARRIVALS[name].minutes, ARRIVALS[name].again
+        arrival = float(when[row]) + 60 * soonest * (latest / soonest) ** chance
+        memory.late.append(_Late(deepcopy(records[row]) if again else records[row], int(who[row]), arrival, row))
+        gone |= set() if again else {row}
+        told[row] = records[row]["timestamp"], [v["value_type"] for v in records[row]["sensordatavalues"]], name
+    truth = [
+        (int(who[row]), value_type, ts, name) for row, (ts, false, name) in sorted(told.items()) for value_type in false
+    ]
+    if memory.late:
+        made, memory.late = _rearrange(made, who, when, memory.late, gone)
+    return made, _frame(truth, "fault")
+
+# %% ../nbs/03_simulate.ipynb #40fdcbce
+def inject_pieces(
+    pieces: Iterable[Sequence[Record]],  # Honest records, in pieces that follow each other in time; left as they are
+    names: Sequence[str],  # Keys of `FAULTS`, `EPISODES` and `ARRIVALS`
+    seed: int,  # Decides who is hit and when, together with sensor ids and times alone
+    share: float = 0.01,  # Of the records that can have a single fault, and of the slots of each lasting one, 0 to 1
+) -> Iterator[tuple[list[Record], pd.DataFrame]]:  # As `inject` for each piece, and what is late at the end
+    "Spoil a long run piece by piece, as if it were one."
+    unknown = sorted({*names} - {*FAULTS, *EPISODES, *ARRIVALS})
+    if unknown or not 0 <= share <= 1:
+        known = [*FAULTS, *EPISODES, *ARRIVALS]
+        raise SettingError(
+            f"faults {unknown or share!r} cannot be injected, expected names of {known} and a share of 0 to 1"
+        )
+    memory = _Memory()
+    for piece in pieces:
+        yield _spoil(piece, names, seed, share, memory)
+    if memory.late:
+        yield [one.record for one in sorted(memory.late, key=lambda one: one.arrival)], _frame([], "fault")
 
 
 def inject(
-    records: Sequence[Record],  # Honest records; left as they are
-    names: Sequence[str],  # Keys of `FAULTS`
-    seed: int,  # Decides which records, together with their ids alone
-    share: float = 0.01,  # Of the records that can have one of these faults, 0 to 1
-) -> tuple[list[Record], pd.DataFrame]:  # All records in the same order; truth: sensor_id, value_type, ts, fault
-    "Spoil some records, at most once each, and tell which values are false."
-    unknown = sorted({*names} - {*FAULTS})
-    if unknown or not 0 <= share <= 1:
-        raise SettingError(
-            f"faults {unknown or share!r} cannot be injected, expected names of {[*FAULTS]} and a share of 0 to 1"
-        )
-    ids = np.array([record["id"] for record in records], np.int64)
-    drawn = np.flatnonzero(uniform(seed, "spoil", ids) < share)
-    which, variant = (uniform(seed, purpose, ids[drawn]).tolist() for purpose in ("which", "variant"))
-    spoilt, truth = list(records), []
-    for row, pick, chance in zip(drawn.tolist(), which, variant, strict=True):
-        record = records[row]
-        possible = [(name, change) for name in names if any(change := FAULTS[name].change(record, chance))]
-        if possible:
-            name, change = possible[int(pick * len(possible))]
-            spoilt[row], false = _apply(record, change)
-            truth += [(record["sensor"]["id"], value_type, record["timestamp"], name) for value_type in false]
-    frame = pd.DataFrame(truth, columns=["sensor_id", "value_type", "ts", "fault"])
-    return spoilt, frame.assign(ts=pd.to_datetime(frame["ts"], utc=True))
+    records: Sequence[Record],  # Honest records of a feed or of the archive, in order of arrival; left as they are
+    names: Sequence[str],  # Keys of `FAULTS`, `EPISODES` and `ARRIVALS`
+    seed: int,  # Decides who is hit and when, together with sensor ids and times alone
+    share: float = 0.01,  # Of the records that can have a single fault, and of the slots of each lasting one, 0 to 1
+) -> tuple[
+    list[Record], pd.DataFrame
+]:  # Records in order of arrival; truth: sensor_id, value_type, ts (as reported), fault
+    """Spoil some records, at most once each, and tell which values are false.
+
+    The truth has a row per false value. Only `duplicate` makes the list longer and only `delayed` and `duplicate`
+    change its order: such a record comes just before the first report of its sensor that is later than its arrival,
+    or at the very end. They list all values of the record. In an episode, the first record and whatever happens to be
+    right are no part of the truth; with a frozen clock several rows have the same `ts`.
+    """
+    made, truths = zip(*inject_pieces([records], names, seed, share), strict=True)
+    return [record for piece in made for record in piece], pd.concat(truths, ignore_index=True)
+
+# %% ../nbs/03_simulate.ipynb #e3c4ecc6
+@dataclass(frozen=True)
+class Event:
+    "Something that happens to many sensors."
+
+    name: str  # A key of `EVENTS`
+    start: datetime  # With a zone
+    hours: float  # How long it lasts
+    lat: float  # Where [degrees north]
+    lon: float  # [degrees east]
+    radius_km: float  # How far it reaches; infinite where it is everywhere
+    strength: float = 1.0  # About 0.7 to 1.3
+    seed: int = 1  # Of what differs from report to report
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    "How an event meets one report."
+
+    hours: float  # Since it began here
+    share: float  # Of its length that is over, 0 to 1
+    weight: float  # Its strength here, 0 where it does not reach
+    luck: float  # About -3 to 3, another one each report
+
+# %% ../nbs/03_simulate.ipynb #0be10d64
+SMOKE = {"P0": 150.0, "P2": 190.0, "P4": 215.0, "P1": 240.0}  # [µg/m³] at the middle of it
+DUST = {"P0": 4.0, "P2": 14.0, "P4": 40.0, "P1": 90.0}
+GUSTS = {"noise_LA_min": 6.0, "noise_LAeq": 10.0, "noise_LA_max": 14.0}  # [dB]
+FLOOR = {"noise_LA_min": 30.5, "noise_LAeq": 31.2, "noise_LA_max": 33.0}  # [dB(A)], of a meter in silence
+
+
+def _fireworks(values: dict[str, float], at: Exposure) -> dict[str, float]:
+    plume = at.weight * min(at.hours / 0.3, 1.0) * (1.0 - at.share) * math.exp(-at.hours / 1.5) * (1.0 + 0.08 * at.luck)
+    return {name: values[name] + plume * SMOKE[name] for name in values if name in SMOKE}
+
+
+def _saharan_dust(values: dict[str, float], at: Exposure) -> dict[str, float]:
+    cloud = at.weight * math.sin(math.pi * at.share) ** 2 * (1.0 + 0.05 * at.luck)
+    return {name: values[name] + cloud * DUST[name] for name in values if name in DUST}
+
+
+def _storm(values: dict[str, float], at: Exposure) -> dict[str, float]:
+    front = at.weight * min(at.hours / 0.4, 1.0) * (1.0 - at.share)
+    falls = {"temperature": -8.0, "pressure": -500.0, "humidity": 0.5 * (100.0 - values.get("humidity", 100.0))}
+    shifts = {name: front * size for name, size in falls.items()}
+    shifts |= {name: front * (1.0 + 0.1 * at.luck) * size for name, size in GUSTS.items()}
+    return {name: values[name] + shifts[name] for name in values if name in shifts}
+
+
+def _heat_wave(values: dict[str, float], at: Exposure) -> dict[str, float]:
+    if "temperature" not in values:
+        return {}
+    warm = values["temperature"] + 9.0 * at.weight * math.sin(math.pi * at.share) ** 0.5
+    drier = vapour_pressure(values["temperature"]) / vapour_pressure(warm)
+    return {"temperature": warm} | ({"humidity": values["humidity"] * drier} if "humidity" in values else {})
+
+
+def _quiet_night(values: dict[str, float], at: Exposure) -> dict[str, float]:
+    return {name: min(values[name], FLOOR[name] + 0.3 * at.luck) for name in values if name in FLOOR}
+
+# %% ../nbs/03_simulate.ipynb #3bc20b7a
+@dataclass(frozen=True)
+class EventKind:
+    "A kind of event, and what it usually looks like."
+
+    says: str
+    hours: tuple[float, float]  # Shortest and longest
+    radius_km: float  # How far it reaches
+    begins_h: float | None  # Local hour at which it begins; any when None, or when the run has no such evening
+    change: Callable[[dict[str, float], Exposure], dict[str, float]] | None  # None: the sensors are silent
+
+
+EVERYWHERE = float("inf")
+EVENTS = {
+    "fireworks": EventKind("smoke over a neighbourhood", (2, 5), 2.5, 22.5, _fireworks),
+    "saharan_dust": EventKind("coarse dust over a day", (18, 36), EVERYWHERE, None, _saharan_dust),
+    "storm": EventKind("temperature and pressure fall within half an hour, wind", (2, 5), EVERYWHERE, None, _storm),
+    "heat_wave": EventKind("days of heat", (72, 144), EVERYWHERE, None, _heat_wave),
+    "quiet_night": EventKind("sound meters at their floor", (5, 7), EVERYWHERE, 23.0, _quiet_night),
+    "power_cut": EventKind("a neighbourhood silent, then back at once", (0.5, 4), 3.0, None, None),
+}
+
+
+def draw_events(
+    names: Sequence[str],  # Keys of `EVENTS`
+    seed: int,  # Another seed, other moments, places and strengths
+    start: datetime,  # First moment of the run, with a zone
+    end: datetime,  # Moment after the last
+    centre: tuple[float, float] = (48.78, 9.18),  # Of the town [degrees north, degrees east]
+) -> list[Event]:  # One of each name, inside the run where it is long enough
+    "Draw when and where events happen."
+    if unknown := sorted({*names} - {*EVENTS}):
+        raise SettingError(f"events {unknown} cannot happen, expected names of {[*EVENTS]}")
+    drawn, span_h = [], (end - start) / timedelta(hours=1)
+    for name in names:
+        kind, (when, long, north, east, strong) = EVENTS[name], uniform(seed, name, np.arange(5)).tolist()
+        hours = min(kind.hours[0] * (kind.hours[1] / kind.hours[0]) ** long, span_h)
+        after_h = when * (span_h - hours)
+        if kind.begins_h is not None:
+            first_h = (kind.begins_h - centre[1] / 15 - start.astimezone(UTC).hour) % 24
+            evenings = int((span_h - first_h - hours) // 24) + 1
+            after_h = first_h + 24 * int(when * evenings) if evenings > 0 else after_h
+        place = centre[0] + 0.05 * (north - 0.5), centre[1] + 0.07 * (east - 0.5)
+        begin = start + timedelta(seconds=round(after_h * _HOUR))
+        drawn.append(Event(name, begin, hours, *place, kind.radius_km, 0.7 + 0.6 * strong, seed))
+    return drawn
+
+# %% ../nbs/03_simulate.ipynb #fa8550d2
+STORM_KM_H = 40.0
+BACK_H = 1 / 6  # After a power cut, the time whose reports belong to it
+
+
+def _exposures(records: Sequence[Record], event: Event) -> Iterator[tuple[int, int, Exposure]]:
+    "Row, sensor id and exposure of the reports that an event meets; silence lasts until all are back."
+    who, when = _who_and_when(records)
+    since = (when - event.start.timestamp()) / _HOUR
+    rows = np.flatnonzero((who > 0) & (since > -2.0) & (since < event.hours + 2.0))
+    fields = [(records[row]["location"]["latitude"], records[row]["location"]["longitude"]) for row in rows]
+    known = {pair: [parse_number(text) for text in pair] for pair in set(fields)}
+    lat, lon = np.array([known[pair] for pair in fields], float).reshape(-1, 2).T
+    north, east = 111.2 * (lat - event.lat), 111.2 * (lon - event.lon) * np.cos(np.radians(event.lat))
+    hours = since[rows] - (np.clip(east / STORM_KM_H, -2.0, 2.0) if event.name == "storm" else 0.0)
+    distance = np.hypot(north, east) / event.radius_km
+    weight = event.strength * np.exp(-2.0 * distance**2)
+    luck = normal(event.seed, event.name, who[rows], when[rows])
+    lasts = event.hours if EVENTS[event.name].change else event.hours + BACK_H
+    met = (distance < 1.0) & (hours >= 0.0) & (hours < lasts)
+    columns = (column[met].tolist() for column in (rows, who[rows], hours, hours / event.hours, weight, luck))
+    for row, sensor_id, *exposure in zip(*columns, strict=True):
+        yield row, sensor_id, Exposure(*exposure)
+
+
+def inject_events(
+    records: Sequence[Record],  # Honest records of a feed or of the archive; left as they are
+    events: Sequence[Event],  # What happens, one after the other
+) -> tuple[
+    list[Record], pd.DataFrame
+]:  # Records in the same order, less those of a power cut; truth: sensor_id, value_type, ts, event
+    "Let events happen, and tell which values are extreme but true."
+    made, truth, silent = list(records), [], set()
+    for event in events:
+        change = EVENTS[event.name].change
+        for row, sensor_id, at in _exposures(records, event):
+            record = made[row]
+            if change:
+                numbers = _numbers(record)
+                made[row], touched = _apply(record, numbers, Change(_readable(record, change(numbers, at))))
+            else:
+                touched = [value["value_type"] for value in record["sensordatavalues"]]
+                silent |= {row} if at.share < 1 else set()
+            truth += [(sensor_id, value_type, record["timestamp"], event.name) for value_type in touched]
+    return [record for row, record in enumerate(made) if row not in silent], _frame(truth, "event")

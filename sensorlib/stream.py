@@ -21,7 +21,7 @@ from .bus import MAX_MESSAGE_BYTES
 from .core import IDENTIFIER, KIND_TOPICS, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN
 from .core import DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
 from .core import MissingPart, PartDied, Settings
-from .quality import kind_sql, partner_sql, qc_sql
+from .quality import GAP_S, kind_sql, partner_sql, qc_sql
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -58,6 +58,7 @@ def judgement() -> dict[str, str]:  # Blank -> SQL
         "below": partner_sql("below"),
         "above": partner_sql("above"),
         "qc": qc_sql(),
+        "gap_s": str(GAP_S),
     }
 
 # %% ../nbs/08_stream.ipynb #b634d762
@@ -99,6 +100,7 @@ def kafka_tables(
         "  message_partition INT METADATA FROM 'partition' VIRTUAL,\n"
         "  message_offset BIGINT METADATA FROM 'offset' VIRTUAL,\n"
         "  message_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL",
+        "arrival": "arrived",
         "topic_column": "METADATA",
         "time_column": "TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'",
         "partitioned": "",
@@ -120,6 +122,7 @@ def file_tables(
         "  message_partition AS 0,\n"
         "  message_offset AS CAST(NULL AS BIGINT),\n"
         "  message_time AS CAST(NULL AS TIMESTAMP_LTZ(3))",
+        "arrival": "fetched_at, ts",
         "topic_column": "",
         "time_column": "TIMESTAMP_LTZ(3)",
         "partitioned": "PARTITIONED BY (topic)",
@@ -182,9 +185,10 @@ def job_settings(
         "pipeline.name": "sensorlib",
         "pipeline.object-reuse": "true",
         "execution.checkpointing.interval": "10 s",
-        "execution.checkpointing.mode": "AT_LEAST_ONCE",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",  # a replayed row must not be counted twice in a history
         "execution.checkpointing.dir": Path(settings.checkpoints).resolve().as_uri(),
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "table.exec.state.ttl": "2 d",  # a history begins anew after a gap of a day
         "restart-strategy.type": "failure-rate",
         "restart-strategy.failure-rate.max-failures-per-interval": "6",
         "restart-strategy.failure-rate.failure-rate-interval": "10 min",

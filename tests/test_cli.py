@@ -171,7 +171,7 @@ def test_check_writes_the_readings(
     table = READERS[ending](out)
     assert tuple(table) == READING_COLUMNS
     assert list(table["value"]) == [9.8, 14.2]
-    assert list(table["qc"]) == [FLAGS["relation"] + FLAGS["indoor"]] * 2
+    assert list(table["qc"]) == [FLAGS["relation"] + FLAGS["indoor"] + FLAGS["short"]] * 2
     assert pd.to_datetime(table["ts"], utc=True).tolist() == [pd.Timestamp("2024-03-05T06:00:00Z")] * 2
     assert (table["country"][0], table["cell"][0], bool(table["indoor"][0])) == ("CH", "47.3_8.5", True)
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,17 @@ def report(values: dict[str, object], sensor_type: str = "SDS011", **location: o
     }
 
 
+def own(qc: Any) -> Any:
+    "Verdicts without the advice that little is known of the sensor, which every lone record gets."
+    return qc & ~FLAGS["short"]
+
+
 def verdicts(reports: Iterable[Record]) -> list[dict[str, list[str]]]:
     "Names of the checks that fire on each value of each record."
     listed = list(reports)
     found: list[dict[str, list[str]]] = [{} for _ in listed]
     for row in judge(measurements(listed)).itertuples():
-        found[row.record][row.value_type] = flag_names(row.qc)
+        found[row.record][row.value_type] = flag_names(own(row.qc))
     return found
 
 
@@ -134,7 +139,7 @@ def test_a_check_fires_where_it_should_and_nowhere_else() -> None:
 
 def test_every_check_has_an_example_of_its_own() -> None:
     alone = {flags[0] for *_, expected in BAD for flags in expected.values() if len(flags) == 1}
-    assert alone == {check.name for check in CHECKS}
+    assert alone == {check.name for check in CHECKS} - {"stuck", "short"}
     assert len({check.bit for check in CHECKS}) == len({check.name for check in CHECKS}) == len(CHECKS)
     assert all(check.bit.bit_count() == 1 and check.says for check in CHECKS)
 
@@ -186,17 +191,17 @@ def test_of_a_value_type_that_comes_twice_the_last_is_the_partner() -> None:
     twice["sensordatavalues"] = [
         {"value_type": name, "value": value} for name, value in (("P1", "5"), ("P2", "9"), ("P1", "20"))
     ]
-    assert [flag_names(qc) for qc in judge(measurements([twice]))["qc"]] == [["relation"], [], []]
+    assert [flag_names(qc) for qc in own(judge(measurements([twice]))["qc"])] == [["relation"], [], []]
 
 
 def test_partners_are_of_the_same_record() -> None:
     pair = [report({"P1": "5"}), report({"P2": "9"})]
-    assert list(judge(measurements(pair))["qc"]) == [0, 0]
+    assert list(own(judge(measurements(pair))["qc"])) == [0, 0]
 
 
 def test_advice_does_not_make_a_reading_bad() -> None:
     advice = [check for check in CHECKS if not check.bit & FAULTS]
-    assert [check.name for check in advice] == ["indoor"]
+    assert [check.name for check in advice] == ["indoor", "short"]
     qc = pd.Series([0, *(check.bit for check in CHECKS)])
     assert list(is_good(qc)) == [True, *(check in advice for check in CHECKS)]
     assert list(is_good(qc.to_numpy())) == list(is_good(qc))
@@ -221,7 +226,7 @@ def test_any_text_can_be_judged() -> None:
         json.dumps([report({"P1": "14"}, text) | {"place": text, "cell": text} for text in texts]).encode()
     )
     judged = judge(measurements(found.records))
-    assert list(judged["qc"]) == [0] * len(texts)
+    assert list(own(judged["qc"])) == [0] * len(texts)
     assert list(judged["sensor_type"]) == list(judged["place"]) == [text[:NAME_LENGTH] for text in texts]
 
 
@@ -247,7 +252,9 @@ def snapshot(shared_data: Path) -> Verdicts:
 def flags_of(snapshot: Verdicts, sensor_id: int) -> dict[str, set[str]]:
     "Flags of a sensor, by value type, over all its readings."
     mine = snapshot.readings[snapshot.readings["sensor_id"] == sensor_id]
-    return {name: {flag for qc in group["qc"] for flag in flag_names(qc)} for name, group in mine.groupby("value_type")}
+    return {
+        name: {flag for qc in group["qc"] for flag in flag_names(own(qc))} for name, group in mine.groupby("value_type")
+    }
 
 
 @pytest.mark.parametrize(
@@ -266,7 +273,7 @@ def test_seven_records_at_the_cap_are_codes(snapshot: Verdicts) -> None:
     values, types = snapshot.readings["value"], snapshot.readings["value_type"]
     capped = snapshot.readings[((types == "P1") & (values == 1999.9)) | ((types == "P2") & (values == 999.9))]
     assert (len(capped), capped["record_id"].nunique()) == (14, 7)
-    assert {tuple(flag_names(qc)) for qc in capped["qc"]} == {("code",)}
+    assert {tuple(flag_names(qc)) for qc in own(capped["qc"])} == {("code",)}
     assert (snapshot.readings["qc"] & FLAGS["code"] > 0).sum() == 14 + 2
 
 
@@ -318,16 +325,16 @@ def test_the_order_of_records_does_not_matter(world: pd.DataFrame) -> None:
     rank = pd.Series(range(len(order)), index=order)
     shuffled = world.iloc[np.argsort(world["record"].map(rank).to_numpy(), kind="stable")]
     key = ["record", "value_type"]
-    one, two = (judge(table).set_index(key)["qc"].sort_index() for table in (world, shuffled))
+    one, two = (own(judge(table).set_index(key)["qc"].sort_index()) for table in (world, shuffled))
     assert not shuffled["record"].equals(world["record"])
     pd.testing.assert_series_equal(one, two)
 
 
 def test_a_record_is_judged_alike_alone_and_in_company(world: pd.DataFrame) -> None:
     judged = judge(world)
-    for record in random.Random(3).sample(sorted(judged.loc[judged["qc"] > 0, "record"].unique()), 10):
-        alone = judge(world[world["record"] == record])["qc"]
-        assert alone.tolist() == judged.loc[judged["record"] == record, "qc"].tolist()
+    for record in random.Random(3).sample(sorted(judged.loc[own(judged["qc"]) > 0, "record"].unique()), 10):
+        alone = own(judge(world[world["record"] == record])["qc"])
+        assert alone.tolist() == own(judged.loc[judged["record"] == record, "qc"]).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -426,3 +433,58 @@ def test_a_file_of_unknown_format_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingPart, match=r"truth\.csv"):
         read_frame(tmp_path / "truth.csv")
+
+
+def series_of(values: Sequence[float], sensor_type: str, value_type: str, step_s: int = 148) -> list[Record]:
+    "Reports of one sensor, one value each."
+    times = [START + timedelta(seconds=step_s * n) for n in range(len(values))]
+    made = [report({value_type: f"{value:.2f}"}, sensor_type) for value in values]
+    return [{**record, "timestamp": f"{time:%Y-%m-%d %H:%M:%S}"} for record, time in zip(made, times, strict=True)]
+
+
+def flagged(reports: Sequence[Record], name: str) -> list[int]:
+    "Positions of the readings with a flag."
+    return np.flatnonzero(judge(measurements(reports))["qc"] & FLAGS[name]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("sensor_type", "value_type", "value", "rows"),
+    [
+        ("DHT22", "humidity", 99.9, 24),
+        ("DHT22", "temperature", 5.9, 96),
+        ("BME280", "temperature", 5.9, 24),
+        ("BME280", "humidity", 100.0, 96),
+        ("SDS011", "P2", 8.0, 24),
+        ("SDS011", "P2", 0.3, 96),
+        ("SPS30", "P2", 8.0, 96),
+        ("Laerm", "noise_LAeq", 40.0, 24),
+    ],
+)
+def test_a_value_is_stuck_after_as_long_as_its_instrument_never_holds_one(
+    sensor_type: str, value_type: str, value: float, rows: int
+) -> None:
+    held = series_of([value + 1, *[value] * 100, value + 1, value], sensor_type, value_type)
+    assert flagged(held, "stuck") == list(range(rows, 101))
+
+
+def test_the_first_readings_and_those_after_a_day_of_silence_are_short() -> None:
+    before = series_of(list(range(30)), "DHT22", "temperature")
+    after = [{**r, "timestamp": r["timestamp"].replace(f"{START:%Y-%m-%d}", "2031-01-01")} for r in before]
+    assert flagged(before + after, "short") == [*range(23), *range(30, 53)]
+
+
+def test_a_late_and_a_repeated_reading_are_rows_like_any_other() -> None:
+    held = series_of([8.0] * 24, "DHT22", "humidity")
+    assert flagged([*held[:3], held[20], held[3], held[3], *held[4:21]], "stuck") == []
+    assert flagged([*held[:3], held[20], held[3], held[3], *held[4:22]], "stuck") == [23]
+
+
+def test_a_hasty_reporter_is_not_stuck_for_saying_the_same() -> None:
+    assert flagged(series_of([99.9] * 67, "DHT22", "humidity", step_s=4), "stuck") == []
+    assert flagged(series_of([99.9] * 300, "DHT22", "humidity", step_s=10), "stuck") == [*range(288, 300)]
+
+
+def test_sensors_and_value_types_are_followed_apart() -> None:
+    one, other = series_of([8.0] * 30, "DHT22", "humidity"), series_of([8.0] * 30, "DHT22", "temperature")
+    mixed = [record for pair in zip(one, other, strict=True) for record in pair]
+    assert flagged(mixed, "stuck") == [*range(46, 60, 2)]

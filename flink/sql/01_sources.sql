@@ -12,7 +12,8 @@ CREATE TABLE records (
   place STRING,
   cell STRING,
   fetched_at STRING,
-  ${message_columns}
+  ${message_columns},
+  arrived AS PROCTIME()
 ) WITH (
   ${records_source},
   'format' = 'json',

@@ -27,7 +27,7 @@ SELECT
       'NULL, ', ''), ', NULL', ''), '[(', ''), ')]', ''), '), (', ';'), ', ', ','
     ), ';', ','
   ) AS partners,
-  message_topic, message_partition, message_offset, message_time
+  message_topic, message_partition, message_offset, message_time, arrived
 FROM records;
 
 -- The list of one at the end is there so that each value is parsed once, and not in every condition that reads it.

@@ -1,0 +1,32 @@
+"""Store the pictures of notebooks in few colours: lines and bars look the same, and take a third of the space.
+
+python tools/palette.py NOTEBOOK...
+"""
+
+import json
+import sys
+from base64 import b64decode, b64encode
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+
+def reduced(picture: str) -> str:
+    "A PNG in base64 with a palette of 64 colours; as it was when that is no smaller."
+    drawn, stored = Image.open(BytesIO(b64decode(picture))), BytesIO()
+    drawn.convert("RGB").quantize(64).save(stored, "png", optimize=True)
+    return min(b64encode(stored.getvalue()).decode(), picture, key=len)
+
+
+def main() -> None:
+    for path in map(Path, sys.argv[1:]):
+        notebook = json.loads(path.read_text())
+        for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = reduced(output["data"]["image/png"])
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
