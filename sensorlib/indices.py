@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .core import SettingError
+from .frames import energy_of, level_of
 
 # %% ../nbs/12_indices.ipynb #97af86a3
 SHARE = 0.75  # of an hour, and of the hours of a day
@@ -51,8 +52,8 @@ def lden(
     levels: pd.DataFrame,  # Columns Lday, Levening, Lnight [dB(A)]
 ) -> pd.Series:  # Lden [dB(A)]; NaN where one of the three is
     "Weigh the three periods into the day-evening-night level."
-    energy = pd.DataFrame({p.name: p.hours * 10 ** ((levels[p.name] + p.penalty) / 10) for p in PERIODS})
-    return 10 * (energy.sum(axis=1, skipna=False) / 24).apply(np.log10)
+    energy = pd.DataFrame({p.name: p.hours * energy_of(levels[p.name] + p.penalty) for p in PERIODS})
+    return pd.Series(level_of(energy.sum(axis=1, skipna=False) / 24))
 
 # %% ../nbs/12_indices.ipynb #29b50428
 def _local(hourly: pd.DataFrame, zone: str) -> pd.Series:
@@ -74,10 +75,10 @@ def noise_days(
     starts = [(period.start - PERIODS[0].start) % 24 for period in PERIODS]
     which = np.searchsorted(starts, since.dt.hour, side="right") - 1
     period = np.array([p.name for p in PERIODS])[which]
-    energy = hours.assign(day=since.dt.floor("D"), period=period, energy=10 ** (hours["value"] / 10))
+    energy = hours.assign(day=since.dt.floor("D"), period=period, energy=energy_of(hours["value"]))
     levels = energy.groupby(["sensor_id", "day", "period"])["energy"].agg(["mean", "count"])
     needed = levels.index.get_level_values("period").map({p.name: SHARE * p.hours for p in PERIODS})
-    means = 10 * levels["mean"].where(levels["count"] >= needed).apply(np.log10)
+    means = level_of(levels["mean"].where(levels["count"] >= needed))
     wide = means.unstack("period").reindex(columns=[p.name for p in PERIODS])
     return wide.assign(Lden=lden(wide)).reset_index().rename_axis(columns=None)
 
@@ -87,8 +88,7 @@ def noise_year(
 ) -> pd.DataFrame:  # sensor_id, Lday, Levening, Lnight, Lden [dB(A)], days (with an Lden)
     "Average the days of each sensor into its long-term noise indicators."
     names = [period.name for period in PERIODS]
-    energy = (10 ** (days[names] / 10)).groupby(days["sensor_id"]).mean()
-    levels = 10 * energy.apply(np.log10)
+    levels = level_of(energy_of(days[names]).groupby(days["sensor_id"]).mean())
     whole = days.groupby("sensor_id")["Lden"].count()
     return levels.assign(Lden=lden(levels), days=whole).reset_index()
 

@@ -29,6 +29,17 @@ def tables_of(brokers: str, topic: str) -> dict[str, str]:
     return {name: text.replace(f"'{RAW_TOPIC}'", f"'{topic}'") for name, text in kafka_tables(brokers).items()}
 
 
+def environment() -> Any:
+    "A table environment on a mini cluster, with Kafka's connector."
+    from pyflink.table import EnvironmentSettings, TableEnvironment
+
+    flink = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
+    for key, value in OPTIONS.items():
+        flink.get_config().set(key, value)
+    flink.get_config().set("pipeline.jars", connector())
+    return flink
+
+
 def our_job(brokers: str, topic: str) -> Any:
     "The job of flink/sql."
     return submit(tables_of(brokers, topic), {**OPTIONS, "pipeline.jars": connector()})
@@ -36,12 +47,7 @@ def our_job(brokers: str, topic: str) -> Any:
 
 def record_local(brokers: str, topic: str) -> Any:
     "The job of flink/sql without the history of sensors: what one record shows."
-    from pyflink.table import EnvironmentSettings, TableEnvironment
-
-    flink = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-    for key, value in OPTIONS.items():
-        flink.get_config().set(key, value)
-    flink.get_config().set("pipeline.jars", connector())
+    flink = environment()
     define, insert = statements(tables_of(brokers, topic))
     for statement in define:
         if re.search("CREATE VIEW judged", statement):
@@ -57,12 +63,7 @@ def record_local(brokers: str, topic: str) -> Any:
 
 def raw_to_raw(brokers: str, topic: str) -> Any:
     "Flink's own pass: bytes in, the same bytes out."
-    from pyflink.table import EnvironmentSettings, TableEnvironment
-
-    flink = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-    for key, value in OPTIONS.items():
-        flink.get_config().set(key, value)
-    flink.get_config().set("pipeline.jars", connector())
+    flink = environment()
     bus = f"'connector' = 'kafka', 'properties.bootstrap.servers' = '{brokers}', 'format' = 'raw'"
     source = "'scan.startup.mode' = 'earliest-offset', 'properties.group.id' = 'raw'"
     sink = "'properties.compression.type' = 'lz4', 'properties.linger.ms' = '20', 'properties.batch.size' = '262144'"
@@ -85,12 +86,7 @@ def plain_loop(brokers: str, topic: str) -> Any:
 
 def split(brokers: str, topic: str) -> Any:
     "The least that any SQL job must do: read JSON, one row per value, write JSON. Nothing is parsed, judged or buried."
-    from pyflink.table import EnvironmentSettings, TableEnvironment
-
-    flink = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-    for key, value in OPTIONS.items():
-        flink.get_config().set(key, value)
-    flink.get_config().set("pipeline.jars", connector())
+    flink = environment()
     define, _ = statements(tables_of(brokers, topic))
     for statement in define:
         if "TABLE records" in statement or "TABLE published" in statement:

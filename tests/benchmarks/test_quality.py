@@ -8,6 +8,7 @@ archive, never from these seeds.
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ def judged(made: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return judge(measurements(made)).drop_duplicates(KEY, keep="last")
 
 
+@cache
 def city(seed: int, sensors: int = 120, days: float = 3) -> list[dict[str, Any]]:
     return records(make_city(sensors, seed=seed), START, START + timedelta(days=days))
 
