@@ -21,7 +21,8 @@ from .bus import MAX_MESSAGE_BYTES
 from .core import IDENTIFIER, KIND_TOPICS, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN
 from .core import DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
 from .core import MissingPart, PartDied, Settings
-from .quality import GAP_S, kind_sql, partner_sql, qc_sql
+from .quality import AGREE, AGREE_OF, ENOUGH, GAP_S, RECENT, VOICES, WINDOW
+from .quality import comparable_sql, kind_sql, partner_sql, qc_sql
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -57,8 +58,16 @@ def judgement() -> dict[str, str]:  # Blank -> SQL
         "kind": kind_sql(),
         "below": partner_sql("below"),
         "above": partner_sql("above"),
-        "qc": qc_sql(),
+        "comparable": comparable_sql(),
+        "own": qc_sql(asks_others=False),
+        "company": qc_sql(asks_others=True),
         "gap_s": str(GAP_S),
+        "recent_before": str(RECENT - 1),
+        "window_before": str(WINDOW - 1),
+        "voices": str(VOICES),
+        "enough": str(ENOUGH),
+        "agree": str(AGREE),
+        "agree_of": str(AGREE_OF),
     }
 
 # %% ../nbs/08_stream.ipynb #b634d762
@@ -122,7 +131,7 @@ def file_tables(
         "  message_partition AS 0,\n"
         "  message_offset AS CAST(NULL AS BIGINT),\n"
         "  message_time AS CAST(NULL AS TIMESTAMP_LTZ(3))",
-        "arrival": "fetched_at, ts",
+        "arrival": "fetched_at, ts, sensor_key, record_id",
         "topic_column": "",
         "time_column": "TIMESTAMP_LTZ(3)",
         "partitioned": "PARTITIONED BY (topic)",

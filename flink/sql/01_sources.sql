@@ -1,6 +1,6 @@
 -- In:  sensor.raw.
 -- Out: the same topic read twice: as records, and as bytes.
--- The JSON reader is fast but silent about what it cannot read; the byte reader is there to speak up for it (04_dead.sql).
+-- The JSON reader is fast but silent about what it cannot read; the byte reader is there to speak up for it (05_publish.sql).
 
 CREATE TABLE records (
   id STRING,

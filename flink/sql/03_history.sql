@@ -1,15 +1,17 @@
 -- In:  measurements.
--- Out: readings with their verdict (qc) and topic; those that are none carry the reason.
--- The verdict and the kinds are rendered from the tables in 05_quality and 00_core.
+-- Out: with the verdict that a reading and the history of its sensor give (own); what is no reading carries the reason.
+-- The verdict is rendered from the tables in 05_quality. Rows count in the order in which they arrive, for each sensor
+-- and value type; what is no reading is counted apart.
 
 CREATE VIEW sorted AS
 SELECT
   m.*,
   CASE WHEN broken IS NULL AND kind IS NOT NULL AND `value` IS NULL THEN 'value' ELSE broken END AS reason,
-  broken IS NULL AND kind IS NOT NULL AND `value` IS NOT NULL AS is_reading
+  broken IS NULL AND kind IS NOT NULL AND `value` IS NOT NULL AS is_reading,
+  ${comparable} AS comparable,
+  value_type <> 'temperature' OR altitude IS NOT NULL AS is_levelled
 FROM measurements AS m;
 
--- Rows are numbered as they arrive, for each sensor and value type. What is no reading is numbered apart.
 CREATE VIEW numbered AS
 SELECT
   s.*,
@@ -40,19 +42,30 @@ SELECT
 FROM begun AS b
 WINDOW w AS (PARTITION BY sensor_key, value_type, is_reading ORDER BY ${arrival});
 
-CREATE VIEW judged AS
+-- What the sensor said last: `usual` is the median of its recent values.
+CREATE VIEW recalled AS
 SELECT
   f.*,
   TIMESTAMPDIFF(
     SECOND,
     TO_TIMESTAMP(held_since, 'yyyy-MM-dd''T''HH:mm:ss''Z'''),
     TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
-  ) AS held_s
+  ) AS held_s,
+  ARRAY_AGG(`value`) OVER (
+    PARTITION BY sensor_key, value_type, is_reading ORDER BY ${arrival} ROWS BETWEEN ${recent_before} PRECEDING AND CURRENT ROW
+  ) AS recent
 FROM followed AS f;
 
-CREATE VIEW readings AS
+CREATE VIEW remembered AS
+SELECT r.*, CASE WHEN CARDINALITY(recent) > ${recent_before} THEN ARRAY_SORT(recent)[${recent_before} / 2 + 1] END AS usual
+FROM recalled AS r;
+
+-- A sensor speaks to its neighbours once a minute, and only while it is good itself.
+CREATE VIEW tested AS
 SELECT
-  j.*,
-  CASE WHEN reason IS NOT NULL THEN 'sensor.dead' WHEN kind IS NULL THEN 'sensor.other' ELSE CONCAT('sensor.', kind) END AS topic,
-  CASE WHEN is_reading THEN ${qc} END AS qc
-FROM judged AS j;
+  r.*,
+  o.own,
+  MOD(o.own, 128) = 0 AND comparable IS NOT NULL
+    AND (ts_before IS NULL OR SUBSTRING(ts_before, 1, 16) <> SUBSTRING(ts, 1, 16)) AS speaks
+FROM remembered AS r
+CROSS JOIN UNNEST(ARRAY[ROW(CASE WHEN is_reading THEN ${own} END, 0)]) AS o (own, nothing);

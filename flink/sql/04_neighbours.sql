@@ -1,0 +1,152 @@
+-- In:  tested readings.
+-- Out: readings with their verdict (qc) and topic.
+-- What each other location said last, and how damp it was there. A location has one voice among the last rows of its area:
+-- its newest word, so the lists are turned round, and of two words of a location MAP_UNION keeps the first. The asker's
+-- own voice is silenced. A list of one keeps what it holds from being worked out again wherever it is used.
+
+CREATE VIEW placed AS
+SELECT
+  t.*,
+  LAST_VALUE(CASE WHEN value_type = 'humidity' AND MOD(own, 128) = 0 THEN `value` END) OVER w AS humidity_here,
+  LAST_VALUE(CASE WHEN value_type = 'humidity' AND MOD(own, 128) = 0 THEN ts END) OVER w AS humidity_at
+FROM tested AS t
+WINDOW w AS (PARTITION BY location_id, is_reading ORDER BY ${arrival});
+
+-- 1. In the cell of 0.1 degrees.
+CREATE VIEW heard_near AS
+SELECT
+  p.*,
+  ARRAY_AGG(CASE WHEN speaks THEN location_id END) OVER w AS near_locations,
+  ARRAY_AGG(CASE WHEN speaks THEN comparable END) OVER w AS near_voices
+FROM placed AS p
+WINDOW w AS (
+  PARTITION BY cell, value_type, is_levelled, is_reading ORDER BY ${arrival}
+  ROWS BETWEEN ${window_before} PRECEDING AND CURRENT ROW
+);
+
+CREATE VIEW sorted_near AS
+SELECT h.*, o.near
+FROM heard_near AS h
+CROSS JOIN UNNEST(ARRAY[ROW(
+  ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
+    MAP_FROM_ARRAYS(
+      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(near_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
+      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(near_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
+    ),
+    MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
+  )), CAST(NULL AS DOUBLE))), 0
+)]) AS o (near, nothing);
+
+CREATE VIEW near AS
+SELECT
+  s.*,
+  CARDINALITY(near) AS near_others,
+  near[GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(near), ${agree}))] AS near_lowest,
+  near[(CARDINALITY(near) + 3) / 4] AS near_low,
+  (near[(CARDINALITY(near) + 1) / 2] + near[(CARDINALITY(near) + 2) / 2]) / 2 AS near_middle,
+  near[CARDINALITY(near) + 1 - (CARDINALITY(near) + 3) / 4] AS near_high,
+  near[CARDINALITY(near) + 1
+    - GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(near), ${agree}))] AS near_highest
+FROM sorted_near AS s;
+
+-- 2. In the cells of 0.2 degrees around it, whose edges lie elsewhere.
+CREATE VIEW heard_around AS
+SELECT
+  p.*,
+  ARRAY_AGG(CASE WHEN speaks THEN location_id END) OVER w AS around_locations,
+  ARRAY_AGG(CASE WHEN speaks THEN comparable END) OVER w AS around_voices
+FROM near AS p
+WINDOW w AS (
+  PARTITION BY FLOOR(lat * 5 + 0.25E0), FLOOR(lon * 5 + 0.25E0), value_type, is_levelled, is_reading ORDER BY ${arrival}
+  ROWS BETWEEN ${window_before} PRECEDING AND CURRENT ROW
+);
+
+CREATE VIEW sorted_around AS
+SELECT h.*, o.around
+FROM heard_around AS h
+CROSS JOIN UNNEST(ARRAY[ROW(
+  ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
+    MAP_FROM_ARRAYS(
+      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(around_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
+      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(around_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
+    ),
+    MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
+  )), CAST(NULL AS DOUBLE))), 0
+)]) AS o (around, nothing);
+
+CREATE VIEW around AS
+SELECT
+  s.*,
+  CARDINALITY(around) AS around_others,
+  around[GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(around), ${agree}))] AS around_lowest,
+  around[(CARDINALITY(around) + 3) / 4] AS around_low,
+  (around[(CARDINALITY(around) + 1) / 2] + around[(CARDINALITY(around) + 2) / 2]) / 2 AS around_middle,
+  around[CARDINALITY(around) + 1 - (CARDINALITY(around) + 3) / 4] AS around_high,
+  around[CARDINALITY(around) + 1
+    - GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(around), ${agree}))] AS around_highest
+FROM sorted_around AS s;
+
+-- 3. In the region of 0.5 degrees, where both are too empty.
+CREATE VIEW heard_far AS
+SELECT
+  p.*,
+  ARRAY_AGG(CASE WHEN speaks THEN location_id END) OVER w AS far_locations,
+  ARRAY_AGG(CASE WHEN speaks THEN comparable END) OVER w AS far_voices
+FROM around AS p
+WINDOW w AS (
+  PARTITION BY FLOOR(lat * 2), FLOOR(lon * 2), value_type, is_levelled, is_reading ORDER BY ${arrival}
+  ROWS BETWEEN ${window_before} PRECEDING AND CURRENT ROW
+);
+
+CREATE VIEW sorted_far AS
+SELECT h.*, o.far
+FROM heard_far AS h
+CROSS JOIN UNNEST(ARRAY[ROW(
+  CASE WHEN near_others < ${enough} AND around_others < ${enough} THEN ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
+    MAP_FROM_ARRAYS(
+      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(far_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
+      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(far_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
+    ),
+    MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
+  )), CAST(NULL AS DOUBLE))) END, 0
+)]) AS o (far, nothing);
+
+CREATE VIEW far AS
+SELECT
+  s.*,
+  CARDINALITY(far) AS far_others,
+  far[GREATEST((CARDINALITY(far) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(far), ${agree}))] AS far_lowest,
+  far[(CARDINALITY(far) + 3) / 4] AS far_low,
+  (far[(CARDINALITY(far) + 1) / 2] + far[(CARDINALITY(far) + 2) / 2]) / 2 AS far_middle,
+  far[CARDINALITY(far) + 1 - (CARDINALITY(far) + 3) / 4] AS far_high,
+  far[CARDINALITY(far) + 1
+    - GREATEST((CARDINALITY(far) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(far), ${agree}))] AS far_highest
+FROM sorted_far AS s;
+
+CREATE VIEW compared AS
+SELECT
+  f.*,
+  CASE
+    WHEN comparable IS NULL THEN 0
+    WHEN near_others >= ${enough} THEN near_others
+    WHEN around_others >= ${enough} THEN around_others
+    ELSE far_others
+  END AS others,
+  CASE WHEN near_others >= ${enough} THEN near_low WHEN around_others >= ${enough} THEN around_low ELSE far_low END AS low,
+  CASE WHEN near_others >= ${enough} THEN near_middle WHEN around_others >= ${enough} THEN around_middle ELSE far_middle END AS middle,
+  CASE WHEN near_others >= ${enough} THEN near_high WHEN around_others >= ${enough} THEN around_high ELSE far_high END AS high,
+  LEAST(COALESCE(near_lowest, 1E300), COALESCE(around_lowest, 1E300), COALESCE(far_lowest, 1E300)) AS lowest,
+  GREATEST(COALESCE(near_highest, -1E300), COALESCE(around_highest, -1E300), COALESCE(far_highest, -1E300)) AS highest,
+  TIMESTAMPDIFF(
+    SECOND,
+    TO_TIMESTAMP(humidity_at, 'yyyy-MM-dd''T''HH:mm:ss''Z'''),
+    TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
+  ) AS humidity_age_s
+FROM far AS f;
+
+CREATE VIEW readings AS
+SELECT
+  c.*,
+  CASE WHEN reason IS NOT NULL THEN 'sensor.dead' WHEN kind IS NULL THEN 'sensor.other' ELSE CONCAT('sensor.', kind) END AS topic,
+  own + ${company} AS qc
+FROM compared AS c;
