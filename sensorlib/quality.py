@@ -6,9 +6,9 @@
 __all__ = ['LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD', 'HOLD_STEP_S', 'HOLDS', 'HISTORY', 'RECENT', 'GAP_S',
            'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES', 'AGREE', 'AGREE_OF',
            'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code', 'Relation',
-           'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'neighbours', 'humidity_here', 'Check',
-           'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine', 'Verdicts', 'check_files', 'summarise',
-           'write_frame', 'read_frame', 'score']
+           'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'neighbours',
+           'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine', 'Verdicts',
+           'check_files', 'summarise', 'write_frame', 'read_frame', 'score']
 
 # %% ../nbs/05_quality.ipynb #acc2ece3
 from collections.abc import Callable, Iterable, Iterator
@@ -284,11 +284,13 @@ def _tolerance(of: str) -> str:
     return _case("value_type", {row.value_type: _number(getattr(row, of)) for row in TOLERANCES})
 
 # %% ../nbs/05_quality.ipynb #d5c23881
+_JUMPS = f"ABS(`value` - usual) > {_tolerance('jump')}"
+
+
 def _spike_sql() -> str:
     third = "comparable - (`value` - usual) * 2E0 / 3E0"
     denied = f"(`value` > usual AND highest < {third}) OR (`value` < usual AND lowest > {third})"
-    far = f"ABS(`value` - usual) > {_tolerance('jump')}"
-    return f"MOD(own, 128) = 0 AND known >= {HISTORY} AND {far} AND (others < {ENOUGH} OR {denied})"
+    return f"MOD(own, 128) = 0 AND known >= {HISTORY} AND {_JUMPS} AND (others < {ENOUGH} OR {denied})"
 
 # %% ../nbs/05_quality.ipynb #5198bb39
 LAPSE_K_M = 0.0065  # Standard atmosphere
@@ -316,11 +318,20 @@ VOICES = 31  # Of these, the newest that speak; Flink 2.2 cannot sort 32 or more
 AGREE, AGREE_OF = 2, 12  # How many others confirm a value: two, or one in twelve where that is more
 
 
+def _apart(near: str = "") -> str:
+    limit = f"{_tolerance('apart')} + {_number(SPREADS)} * ({near}high - {near}low)"
+    return f"ABS(comparable - {near}middle) > {limit}"
+
+
+def in_doubt_sql() -> str:  # SQL over what was heard in the cell
+    "Render whether a reading needs a second opinion, from the wider cell: too few near it, or far from them or from itself."
+    return f"near_others < {ENOUGH} OR {_JUMPS} OR {_apart('near_')}"
+
+
 def _neighbours_sql() -> str:
     third = "comparable - (comparable - middle) * 2E0 / 3E0"
     return (
-        f"MOD(own, 128) = 0 AND others >= {ENOUGH}"
-        f" AND ABS(comparable - middle) > {_tolerance('apart')} + {_number(SPREADS)} * (high - low)"
+        f"MOD(own, 128) = 0 AND others >= {ENOUGH} AND {_apart()}"
         f" AND ((comparable > middle AND highest < {third}) OR (comparable < middle AND lowest > {third}))"
     )
 
@@ -411,11 +422,7 @@ def neighbours(
         _numbers_of(np.floor(lat * 5 + 0.25), np.floor(lon * 5 + 0.25), *what), location, value, speaks, asks
     )
     found = np.where(near[0] >= ENOUGH, near, around)
-    asks &= found[0] < ENOUGH
-    far = _heard(_numbers_of(np.floor(lat * 2), np.floor(lon * 2), *what), location, value, speaks, asks)
-    found = np.where(asks, far, found)
-    found[1] = np.minimum(np.minimum(near[1], around[1]), far[1])
-    found[5] = np.maximum(np.maximum(near[5], around[5]), far[5])
+    found[1], found[5] = np.minimum(near[1], around[1]), np.maximum(near[5], around[5])
     return pd.DataFrame(dict(zip(_HEARD, found, strict=True)), index=readings.index)
 
 # %% ../nbs/05_quality.ipynb #61c0da10

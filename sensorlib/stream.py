@@ -22,7 +22,7 @@ from .core import IDENTIFIER, KIND_TOPICS, NAME_LENGTH, NUMBER, TIME, TIME_AS_WR
 from .core import DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
 from .core import MissingPart, PartDied, Settings
 from .quality import AGREE, AGREE_OF, ENOUGH, GAP_S, RECENT, VOICES, WINDOW
-from .quality import comparable_sql, kind_sql, partner_sql, qc_sql
+from .quality import comparable_sql, in_doubt_sql, kind_sql, partner_sql, qc_sql
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -60,6 +60,7 @@ def judgement() -> dict[str, str]:  # Blank -> SQL
         "above": partner_sql("above"),
         "comparable": comparable_sql(),
         "own": qc_sql(asks_others=False),
+        "in_doubt": in_doubt_sql(),
         "company": qc_sql(asks_others=True),
         "gap_s": str(GAP_S),
         "recent_before": str(RECENT - 1),

@@ -49,7 +49,7 @@ SELECT
     - GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(near), ${agree}))] AS near_highest
 FROM sorted_near AS s;
 
--- 2. In the cells of 0.2 degrees around it, whose edges lie elsewhere.
+-- 2. In the cell of 0.2 degrees around it, whose edges lie elsewhere; asked only where the first answer leaves a doubt.
 CREATE VIEW heard_around AS
 SELECT
   p.*,
@@ -65,13 +65,13 @@ CREATE VIEW sorted_around AS
 SELECT h.*, o.around
 FROM heard_around AS h
 CROSS JOIN UNNEST(ARRAY[ROW(
-  ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
+  CASE WHEN ${in_doubt} THEN ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
     MAP_FROM_ARRAYS(
       ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(around_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
       ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(around_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
     ),
     MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
-  )), CAST(NULL AS DOUBLE))), 0
+  )), CAST(NULL AS DOUBLE))) END, 0
 )]) AS o (around, nothing);
 
 CREATE VIEW around AS
@@ -86,63 +86,25 @@ SELECT
     - GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(around), ${agree}))] AS around_highest
 FROM sorted_around AS s;
 
--- 3. In the region of 0.5 degrees, where both are too empty.
-CREATE VIEW heard_far AS
-SELECT
-  p.*,
-  ARRAY_AGG(CASE WHEN speaks THEN location_id END) OVER w AS far_locations,
-  ARRAY_AGG(CASE WHEN speaks THEN comparable END) OVER w AS far_voices
-FROM around AS p
-WINDOW w AS (
-  PARTITION BY FLOOR(lat * 2), FLOOR(lon * 2), value_type, is_levelled, is_reading ORDER BY ${arrival}
-  ROWS BETWEEN ${window_before} PRECEDING AND CURRENT ROW
-);
-
-CREATE VIEW sorted_far AS
-SELECT h.*, o.far
-FROM heard_far AS h
-CROSS JOIN UNNEST(ARRAY[ROW(
-  CASE WHEN near_others < ${enough} AND around_others < ${enough} THEN ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
-    MAP_FROM_ARRAYS(
-      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(far_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
-      ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(far_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
-    ),
-    MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
-  )), CAST(NULL AS DOUBLE))) END, 0
-)]) AS o (far, nothing);
-
-CREATE VIEW far AS
-SELECT
-  s.*,
-  CARDINALITY(far) AS far_others,
-  far[GREATEST((CARDINALITY(far) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(far), ${agree}))] AS far_lowest,
-  far[(CARDINALITY(far) + 3) / 4] AS far_low,
-  (far[(CARDINALITY(far) + 1) / 2] + far[(CARDINALITY(far) + 2) / 2]) / 2 AS far_middle,
-  far[CARDINALITY(far) + 1 - (CARDINALITY(far) + 3) / 4] AS far_high,
-  far[CARDINALITY(far) + 1
-    - GREATEST((CARDINALITY(far) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(far), ${agree}))] AS far_highest
-FROM sorted_far AS s;
-
 CREATE VIEW compared AS
 SELECT
-  f.*,
+  a.*,
   CASE
     WHEN comparable IS NULL THEN 0
     WHEN near_others >= ${enough} THEN near_others
-    WHEN around_others >= ${enough} THEN around_others
-    ELSE far_others
+    ELSE around_others
   END AS others,
-  CASE WHEN near_others >= ${enough} THEN near_low WHEN around_others >= ${enough} THEN around_low ELSE far_low END AS low,
-  CASE WHEN near_others >= ${enough} THEN near_middle WHEN around_others >= ${enough} THEN around_middle ELSE far_middle END AS middle,
-  CASE WHEN near_others >= ${enough} THEN near_high WHEN around_others >= ${enough} THEN around_high ELSE far_high END AS high,
-  LEAST(COALESCE(near_lowest, 1E300), COALESCE(around_lowest, 1E300), COALESCE(far_lowest, 1E300)) AS lowest,
-  GREATEST(COALESCE(near_highest, -1E300), COALESCE(around_highest, -1E300), COALESCE(far_highest, -1E300)) AS highest,
+  CASE WHEN near_others >= ${enough} THEN near_low ELSE around_low END AS low,
+  CASE WHEN near_others >= ${enough} THEN near_middle ELSE around_middle END AS middle,
+  CASE WHEN near_others >= ${enough} THEN near_high ELSE around_high END AS high,
+  LEAST(COALESCE(near_lowest, 1E300), COALESCE(around_lowest, 1E300)) AS lowest,
+  GREATEST(COALESCE(near_highest, -1E300), COALESCE(around_highest, -1E300)) AS highest,
   TIMESTAMPDIFF(
     SECOND,
     TO_TIMESTAMP(humidity_at, 'yyyy-MM-dd''T''HH:mm:ss''Z'''),
     TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
   ) AS humidity_age_s
-FROM far AS f;
+FROM around AS a;
 
 CREATE VIEW readings AS
 SELECT
