@@ -14,6 +14,7 @@ __all__ = ['LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD', 'HOLD_STE
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import pandas as pd
 
 from .archive import open_files, read_file
 from .core import PARTICLE_COUNTERS, READING_COLUMNS, VALUE_TYPES, MissingPart, SettingError, format_time
-from .feed import Scrap, measurements, merge_records
+from .feed import Scrap, in_order, measurements, merge_records
 from .places import enrich
 
 # %% ../nbs/05_quality.ipynb #fc6fcc24
@@ -580,7 +581,7 @@ _ASKED = (
 )
 
 
-def _answer(columns: pd.DataFrame, **asked: str) -> dict[str, np.ndarray]:
+def _answer(columns: pd.DataFrame, **asked: str) -> dict[str, Any]:
     "Evaluate SQL over a frame."
     wanted = ", ".join(f"{sql.replace('`', '')} AS {name}" for name, sql in asked.items())
     with duckdb.connect() as engine:
@@ -596,7 +597,7 @@ def _examine(readings: pd.DataFrame) -> pd.DataFrame:
     facts["comparable"] = comparable = np.ma.filled(found["comparable"], np.nan)
     facts["speaks"] = facts["new_minute"] & (own % 128 == 0) & ~np.isnan(comparable)
     asked = pd.DataFrame(facts, copy=False)
-    asked = pd.concat([asked, neighbours(asked), humidity_here(asked)], axis=1, copy=False)
+    asked = pd.DataFrame(facts | dict(neighbours(asked)) | dict(humidity_here(asked)), copy=False)
     qc = np.asarray(own + _answer(asked, qc=qc_sql(asks_others=True))["qc"], dtype="int32")
     return asked[[*EVIDENCE]].assign(qc=qc)
 
@@ -630,19 +631,25 @@ class Verdicts:
     dead: pd.DataFrame  # reason, sensor_id, ts, value_type, text
 
 
-def _batches(paths: Iterable[Path], watch: Callable[[str], Any]) -> Iterator[tuple[list[dict[str, Any]], list[Scrap]]]:
+def _batches(
+    paths: Iterable[Path], watch: Callable[[str], Any]
+) -> Iterator[tuple[list[dict[str, Any]], list[int], list[Scrap]]]:
+    "Records, the number of the answer each belongs to, and scraps; day files that follow each other are one answer."
     records: list[dict[str, Any]] = []
+    answers: list[int] = []
     scraps: list[Scrap] = []
-    for path in paths:
-        for name, data in open_files(path):
-            found = read_file(name, data)
-            records += merge_records(found.records)
-            scraps += found.scraps
-            watch(name)
-            if len(records) >= _BATCH:
-                yield records, scraps
-                records, scraps = [], []
-    yield records, scraps
+    answer, was_day = 0, False
+    for name, data in chain.from_iterable(map(open_files, paths)):
+        found, is_day = read_file(name, data), name.endswith(".csv")
+        answer, was_day = answer + (not (is_day and was_day)), is_day
+        records += in_order(merge_records(found.records))
+        answers += [answer] * (len(records) - len(answers))
+        scraps += found.scraps
+        watch(name)
+        if len(records) >= _BATCH:
+            yield records, answers, scraps
+            records, answers, scraps = [], [], []
+    yield records, answers, scraps
 
 # %% ../nbs/05_quality.ipynb #e09c1640
 _DEAD = ["reason", "sensor_id", "ts", "value_type", "text"]
@@ -662,17 +669,18 @@ def check_files(
     records, other = 0, 0
     found: list[pd.DataFrame] = []
     dead: list[pd.DataFrame] = []
-    for batch, scraps in _batches(paths, watch):
+    for batch, answers, scraps in _batches(paths, watch):
         records += len(batch)
         measured = measurements(enrich(record, now) for record in batch)
-        found.append(_with_partners(measured)[[*_KEPT, *PARTNERS]])
+        readings = _with_partners(measured)
+        found.append(readings[[*_KEPT, *PARTNERS]].assign(answer=np.array(answers, int)[readings["record"]]))
         dead.append(measured.loc[measured["reason"].notna(), _DEAD])
         texts = [(s.reason, s.original.decode(errors="replace")) for s in scraps]
         if texts:
             pieces = pd.DataFrame(texts, columns=["reason", "text"]).reindex(columns=_DEAD)
             dead.append(pieces.astype(measured[_DEAD].dtypes))
         other += int((measured["reason"].isna() & measured["kind"].isna()).sum())
-    readings = _stack(found)
+    readings = _stack(found).sort_values(["answer", "ts"], kind="stable", ignore_index=True)
     return Verdicts(records, readings[_KEPT].assign(qc=_examine(readings)["qc"]), other, _stack(dead))
 
 

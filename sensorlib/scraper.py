@@ -24,7 +24,7 @@ import redis
 from .archive import open_files, read_file
 from .bus import dead_letter
 from .core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings, format_time
-from .feed import Answer, Feed, merge_records, read_answer
+from .feed import Answer, Feed, in_order, merge_records, read_answer
 from .places import enrich
 from .simulate import answer, make_city
 
@@ -169,7 +169,7 @@ def send_answer(
     fetched_at: datetime,  # When it came
 ) -> Counts:  # What became of it
     "Send the new part of an answer, wait for the broker, then remember it."
-    merged = merge_records(found.records)
+    merged = in_order(merge_records(found.records))
     keys = [value_keys(record) for record in merged]
     flat = [key for some in keys for key in some]
     fresh = iter(memory.unseen(flat))

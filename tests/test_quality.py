@@ -28,11 +28,13 @@ from sensorlib.quality import (
     flag_names,
     is_good,
     judge,
+    neighbours,
     read_frame,
     score,
     summarise,
     write_frame,
 )
+from sensorlib.places import cell, enrich
 from sensorlib.simulate import FAULTS as INJECTED
 from sensorlib.simulate import inject, make_city, records
 
@@ -54,9 +56,17 @@ def report(values: dict[str, object], sensor_type: str = "SDS011", **location: o
     }
 
 
+RECORD_LOCAL = sum(FLAGS[name] for name in ("range", "code", "relation", "position", "indoor"))
+
+
 def own(qc: Any) -> Any:
-    "Verdicts without the advice that little is known of the sensor, which every lone record gets."
-    return qc & ~FLAGS["short"]
+    "What a record shows by itself; nothing is known of the sensor and its neighbours."
+    return qc & RECORD_LOCAL
+
+
+def read(reports: Iterable[Record]) -> pd.DataFrame:
+    "Measurements of reports, with their cells."
+    return measurements(enrich(record, "2031-01-01T00:00:00Z") for record in reports)
 
 
 def verdicts(reports: Iterable[Record]) -> list[dict[str, list[str]]]:
@@ -139,7 +149,7 @@ def test_a_check_fires_where_it_should_and_nowhere_else() -> None:
 
 def test_every_check_has_an_example_of_its_own() -> None:
     alone = {flags[0] for *_, expected in BAD for flags in expected.values() if len(flags) == 1}
-    assert alone == {check.name for check in CHECKS} - {"stuck", "short"}
+    assert sum(FLAGS[name] for name in alone) == RECORD_LOCAL
     assert len({check.bit for check in CHECKS}) == len({check.name for check in CHECKS}) == len(CHECKS)
     assert all(check.bit.bit_count() == 1 and check.says for check in CHECKS)
 
@@ -201,7 +211,7 @@ def test_partners_are_of_the_same_record() -> None:
 
 def test_advice_does_not_make_a_reading_bad() -> None:
     advice = [check for check in CHECKS if not check.bit & FAULTS]
-    assert [check.name for check in advice] == ["indoor", "short"]
+    assert [check.name for check in advice] == ["humid", "indoor", "short", "alone"]
     qc = pd.Series([0, *(check.bit for check in CHECKS)])
     assert list(is_good(qc)) == [True, *(check in advice for check in CHECKS)]
     assert list(is_good(qc.to_numpy())) == list(is_good(qc))
@@ -277,11 +287,13 @@ def test_seven_records_at_the_cap_are_codes(snapshot: Verdicts) -> None:
     assert (snapshot.readings["qc"] & FLAGS["code"] > 0).sum() == 14 + 2
 
 
-def test_dry_and_wet_air_of_the_snapshot_is_good(snapshot: Verdicts) -> None:
+def test_dry_and_wet_air_of_the_snapshot_is_possible_and_neighbours_know_better(snapshot: Verdicts) -> None:
     humidity = snapshot.readings[snapshot.readings["value_type"] == "humidity"]
     edge = humidity[(humidity["value"] <= 1) | (humidity["value"] == 100)]
     assert (edge["value"] <= 1).sum() == 24
-    assert is_good(edge["qc"]).all()
+    assert (own(edge["qc"]) == 0).all()
+    dry = edge.loc[(edge["value"] <= 1) & (edge["qc"] & FLAGS["alone"] == 0), "qc"]
+    assert len(dry) > 5 and (dry & FLAGS["neighbours"] > 0).mean() > 0.5
 
 
 def test_counters_go_to_the_others(world: pd.DataFrame, snapshot: Verdicts) -> None:
@@ -306,8 +318,11 @@ def test_no_value_of_the_snapshot_is_lost_or_changed(world: pd.DataFrame, snapsh
     assert (snapshot.records, len(world)) == (6874, 14486)
     assert len(snapshot.readings) + snapshot.other + len(snapshot.dead) == len(world)
     told = world[world["kind"].notna()]
-    assert snapshot.readings["value"].tolist() == told["text"].astype(float).tolist()
-    assert snapshot.readings["record_id"].tolist() == told["record_id"].tolist()
+    told = told.assign(value=told["text"].astype(float))
+    columns = ["ts", "sensor_id", "record_id", "value_type", "value"]
+    left, right = (frame[columns].sort_values(columns, ignore_index=True) for frame in (snapshot.readings, told))
+    pd.testing.assert_frame_equal(left, right)
+    assert snapshot.readings["ts"].is_monotonic_increasing
     assert set(snapshot.readings["country"].dropna().str.len()) == {2}
     assert "UK" not in set(snapshot.readings["country"])
 
@@ -315,7 +330,7 @@ def test_no_value_of_the_snapshot_is_lost_or_changed(world: pd.DataFrame, snapsh
 def test_the_snapshot_in_numbers(snapshot: Verdicts) -> None:
     told = summarise(snapshot)
     assert told["readings"] == told["good"] + told["flagged"] == sum(told["by_value_type"].values()) == 13973
-    assert (told["flagged"], told["dead"], told["by_flag"]["relation"]) == (66, 0, 40)
+    assert (told["flagged"], told["dead"], told["by_flag"]["relation"]) == (128, 0, 40)
     assert set(told["by_flag"]) == set(FLAGS)
     assert set(told["by_value_type"]) < set(VALUE_TYPES)
 
@@ -346,12 +361,12 @@ def clean() -> list[Record]:
 def spoilt(clean: list[Record]) -> tuple[list[Record], pd.DataFrame, pd.DataFrame]:
     "Records, the truth about them, and the verdicts."
     made, truth = inject(clean, list(INJECTED), seed=12, share=0.05)
-    return made, truth, judge(measurements(made))
+    return made, truth, judge(read(made))
 
 
 def test_a_clean_city_is_good(clean: list[Record]) -> None:
     assert len(clean) > 10_000
-    assert is_good(judge(measurements(clean))["qc"]).mean() >= 0.999
+    assert is_good(judge(read(clean))["qc"]).mean() >= 0.999
 
 
 def test_every_injected_fault_is_found_and_little_else(spoilt: tuple[list[Record], pd.DataFrame, pd.DataFrame]) -> None:
@@ -444,7 +459,7 @@ def series_of(values: Sequence[float], sensor_type: str, value_type: str, step_s
 
 def flagged(reports: Sequence[Record], name: str) -> list[int]:
     "Positions of the readings with a flag."
-    return np.flatnonzero(judge(measurements(reports))["qc"] & FLAGS[name]).tolist()
+    return np.flatnonzero(judge(read(reports))["qc"] & FLAGS[name]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -488,3 +503,193 @@ def test_sensors_and_value_types_are_followed_apart() -> None:
     one, other = series_of([8.0] * 30, "DHT22", "humidity"), series_of([8.0] * 30, "DHT22", "temperature")
     mixed = [record for pair in zip(one, other, strict=True) for record in pair]
     assert flagged(mixed, "stuck") == [*range(46, 60, 2)]
+
+
+def street(
+    sensor_type: str = "DHT22", value_type: str = "temperature", rounds: int = 30, **values: Sequence[float]
+) -> list[Record]:
+    "Reports of sensors that take turns; each stands at a location of its own: a, b, c, ..."
+    made = []
+    for n in range(rounds):
+        for place, (name, series) in enumerate(values.items()):
+            (record,) = series_of([series[min(n, len(series) - 1)]], sensor_type, value_type)
+            time = START + timedelta(seconds=148 * n + place)
+            where = {"id": 100 + place, "latitude": f"47.33{place}"}
+            sensor = record["sensor"] | {"id": ord(name)}
+            location = record["location"] | where
+            made.append(record | {"timestamp": f"{time:%Y-%m-%d %H:%M:%S}", "sensor": sensor, "location": location})
+    return made
+
+
+def who(reports: Sequence[Record], name: str) -> dict[str, int]:
+    "How many readings of each sensor of a street carry a flag."
+    judged = judge(read(reports))
+    marked = judged.loc[judged["qc"] & FLAGS[name] > 0, "sensor_id"].map(lambda number: chr(number))
+    return marked.value_counts().to_dict()
+
+
+def at(reports: list[Record], name: str, **location: object) -> list[Record]:
+    "The reports of a street, with the location of one sensor changed."
+    return [r | {"location": r["location"] | location} if r["sensor"]["id"] == ord(name) else r for r in reports]
+
+
+STEADY = {name: [20.0] for name in "abcde"}
+
+
+def test_a_lone_sensor_is_judged_by_its_own_history() -> None:
+    values = [*[20.0] * 26, 28.1, 28.1, 28.1, *[20.0] * 3, 11.9, 12.1]
+    reports = series_of(values, "DHT22", "temperature")
+    assert flagged(reports, "spike") == [26, 27, 28, 32]
+    assert flagged(reports, "alone") == list(range(len(values)))
+    assert flagged(reports[3:], "spike") == [23, 24, 25, 29]
+    assert flagged(reports[4:], "spike") == [23, 24, 28]  # the first of them comes before the sensor is known
+
+
+def test_a_spike_needs_two_others_to_be_believed() -> None:
+    jump = [*[20.0] * 28, 30.0, 30.0]
+    assert who(street(**STEADY | {"a": jump}), "spike") == {"a": 2}
+    assert who(street(**STEADY | {"a": jump, "b": jump}), "spike") == {"a": 2, "b": 2}
+    assert who(street(**STEADY | dict.fromkeys("abc", jump)), "spike") == {"a": 1, "b": 1}  # c speaks last
+    third = [*[20.0] * 27, 23.4]  # a third of the way, and before it
+    assert who(street(**STEADY | {"a": jump, "b": third, "c": third}), "spike") == {}
+    assert who(street(**STEADY | {"a": jump, "b": third}), "spike") == {"a": 2}
+
+
+def test_what_neighbours_deny_is_marked_however_steady_it_is() -> None:
+    warm = STEADY | {"a": [40.0]}
+    assert who(street(**warm), "neighbours") == {"a": 29}  # of the first round nobody had heard
+
+
+def test_four_others_are_enough_and_three_are_not() -> None:
+    assert who(street(**{name: [40.0] if name == "a" else [20.0] for name in "abcd"}), "neighbours") == {}
+    assert who(street(**{name: [20.0] for name in "abcd"}), "alone") == dict.fromkeys("abcd", 30)
+    assert sum(who(street(**STEADY), "alone").values()) == 4  # in the first round all but the last are alone
+
+
+def test_two_sensors_of_one_box_are_one_witness() -> None:
+    warm = street(**STEADY | {"a": [40.0]})
+    assert who(at(warm, "c", id=101), "neighbours") == {}
+    assert who(at(street(**STEADY | {"a": [40.0], "f": [40.0], "g": [40.0]}), "f", id=100), "neighbours") == {
+        "a": 29,
+        "f": 30,
+        "g": 30,
+    }
+
+
+def test_neighbours_agree_after_allowing_for_height() -> None:
+    heights = {name: 300.0 * n for n, name in enumerate("abcde")}
+    cooler = {name: [20 - 0.0065 * height] for name, height in heights.items()}
+    thinner = {name: [100_000 * np.exp(-height / 8434)] for name, height in heights.items()}
+    for sensor_type, value_type, values in (("DHT22", "temperature", cooler), ("BME280", "pressure", thinner)):
+        reports = street(sensor_type, value_type, **values)
+        for name, height in heights.items():
+            reports = at(reports, name, altitude=str(height))
+        assert who(reports, "neighbours") == {}
+        assert set(who(at(reports, "e", altitude="0"), "neighbours")) == ({"e"} if value_type == "pressure" else set())
+
+
+def test_what_cannot_be_compared_is_alone() -> None:
+    pressures = street("BME280", "pressure", rounds=20, **{name: [100_000.0] for name in "abcde"})
+    for name in "abcde":
+        pressures = at(pressures, name, altitude=None)
+    assert who(pressures, "alone") == dict.fromkeys("abcde", 20)
+    temperatures = at(street(**STEADY), "a", altitude=None)
+    assert who(temperatures, "alone") == dict.fromkeys("abcde", 30)
+    assert who(at(street(**STEADY), "a", id=None), "alone") == dict.fromkeys("abcde", 30)
+
+
+def test_indoors_nobody_asks_and_nobody_answers() -> None:
+    reports = at(street(**STEADY | {"a": [40.0]}), "a", indoor=1)
+    assert (who(reports, "neighbours"), who(reports, "alone")) == ({}, dict.fromkeys("abcde", 30))
+
+
+def test_what_failed_by_itself_does_not_testify() -> None:
+    codes = STEADY | {"a": [40.0], "b": [999.9]}
+    assert (who(street(**codes), "neighbours"), who(street(**codes), "code")) == ({}, {"b": 30})
+    assert who(street(**codes), "alone") == dict.fromkeys("acde", 30)
+
+
+def test_a_hasty_reporter_does_not_drown_the_others() -> None:
+    reports = street(**STEADY | {"a": [40.0]})
+    hasty = [
+        r | {"timestamp": f"{START + timedelta(seconds=4 * n):%Y-%m-%d %H:%M:%S}"}
+        for n, r in enumerate(r for r in street(rounds=1110, b=[20.0]))
+    ]
+    hasty = at(hasty, "b", id=101, latitude="47.331")
+    mixed = sorted([r for r in reports if r["sensor"]["id"] != ord("b")] + hasty, key=lambda r: r["timestamp"])
+    assert who(mixed, "neighbours") == {"a": 29}
+
+
+def test_the_wider_cell_is_asked_where_the_cell_is_empty() -> None:
+    reports = street(**STEADY | {"a": [40.0]})
+    across = at(reports, "a", latitude="47.299")  # the cell of the others begins at 47.3
+    assert who(across, "neighbours") == {"a": 29}
+    assert who(at(reports, "a", latitude="47.14"), "neighbours") == {}
+
+
+def test_whoever_confirms_across_the_edge_is_believed() -> None:
+    plume = [20.0] * 5 + [120.0] * 25
+    values = {name: [20.0] for name in "abcdefgh"} | {"a": plume, "i": plume, "j": plume}
+    reports = street("SDS011", "P1", rounds=20, **values)
+    assert who(reports, "neighbours") == {"a": 1, "i": 1}  # at first there are not yet two others to confirm it
+    apart = at(at(reports, "i", latitude="47.299"), "j", latitude="47.298")
+    assert who(apart, "neighbours") == {"a": 1, "i": 1}
+    assert who(at(at(reports, "i", latitude="47.14"), "j", latitude="47.14"), "neighbours")["a"] == 15
+
+
+def test_particles_in_damp_air_are_marked() -> None:
+    def pair(humidity: float, late_s: int = 60, **location: object) -> list[Record]:
+        dust = series_of([14.0] * 2, "SDS011", "P1", late_s)
+        air = series_of([humidity], "DHT22", "humidity")
+        return [*(r | {"location": r["location"] | location, "sensor": r["sensor"] | {"id": 82}} for r in air), *dust]
+
+    assert flagged(pair(70.1), "humid") == [1, 2]
+    assert flagged(pair(70.0), "humid") == []
+    assert flagged(pair(80.0, late_s=3600), "humid") == [1, 2]
+    assert flagged(pair(80.0, late_s=3601), "humid") == [1]
+    assert flagged(pair(101.0), "humid") == []
+    assert flagged(pair(80.0, id=8), "humid") == []
+    assert flagged([*pair(80.0), *pair(50.0)], "humid") == [1, 2]
+
+
+def told_one_by_one(asked: pd.DataFrame) -> list[tuple[float, ...]]:
+    "What `neighbours` says, by the words of its rule."
+    grids = {
+        "near": list(asked["cell"]),
+        "around": [f"{np.floor(lat * 5 + 0.25)} {np.floor(lon * 5 + 0.25)}" for lat, lon in zip(asked["lat"], asked["lon"], strict=True)],
+    }  # fmt: skip
+    rows: dict[tuple[str, str], list[tuple[bool, int, float]]] = {}
+    answers = []
+    for n, (location, value, speaks) in enumerate(
+        zip(asked["location_id"], asked["comparable"], asked["speaks"], strict=True)
+    ):
+        heard = {}
+        for grid, areas in grids.items():
+            area = rows.setdefault((grid, areas[n]), [])
+            area.append((speaks, location, value))
+            words = [(where, what) for spoke, where, what in area[-64:] if spoke][-31:]
+            heard[grid] = sorted(what for where, what in dict(words).items() if where != location)
+        few = {grid: max(-(-len(said) // 12), min(2, len(said))) for grid, said in heard.items()}
+        said = heard["near"] if len(heard["near"]) >= 4 else heard["around"]
+        quarter = -(-len(said) // 4)
+        lowest = min([heard[grid][few[grid] - 1] for grid in heard if heard[grid]], default=np.inf)
+        highest = max([heard[grid][-few[grid]] for grid in heard if heard[grid]], default=-np.inf)
+        shape = (said[quarter - 1], float(np.median(said)), said[-quarter]) if said else (np.inf,) * 3
+        answers.append((len(said), lowest, *shape, highest))
+    return answers
+
+
+def test_neighbours_are_heard_as_the_rule_says() -> None:
+    random = np.random.default_rng(5)
+    size = 3000
+    asked = pd.DataFrame(
+        {"lat": random.choice([48.71, 48.74, 48.79, 48.81, 48.86], size), "lon": random.choice([9.14, 9.16], size)}
+    )
+    asked["cell"] = [cell(lat, lon) for lat, lon in zip(asked["lat"], asked["lon"], strict=True)]
+    asked["location_id"] = (asked["lat"] * 100).round().astype(int) * 10 + random.integers(0, 8, size)
+    asked = asked.assign(
+        value_type="P1", altitude=1.0, comparable=random.normal(size=size).round(1), speaks=random.random(size) < 0.6
+    )
+    found = neighbours(asked)[["others", "lowest", "low", "middle", "high", "highest"]]
+    assert found["others"].between(0, 30).all() and found["others"].nunique() > 10
+    assert [tuple(row) for row in found.itertuples(index=False)] == told_one_by_one(asked)
