@@ -169,6 +169,51 @@ def simulate(arguments: Arguments) -> int:
     return 0
 
 
+def _examined(arguments: Arguments, settings: Settings) -> Any:
+    "Readings to report on: of files, judged here; else of a store, with the verdicts they have."
+    from contextlib import closing
+
+    from tqdm import tqdm
+
+    from sensorlib.core import MissingPart
+    from sensorlib.health import examine_files, newest, stored
+    from sensorlib.store import open_store
+
+    if arguments.source:
+        with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+            return examine_files(arguments.source, watch=lambda name: bar.update())
+    scheme, _, path = settings.store.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).exists():
+        raise MissingPart(f"no such store: {path}; give files with --source, or start sensorlib collect")
+    with closing(open_store(settings.store)) as store:
+        return stored(store, arguments.sensor_ids) if arguments.sensor_ids else newest(store)
+
+
+def health(arguments: Arguments) -> int:
+    "Report what is wrong with some sensors, or how good the network is."
+    from sensorlib import health as reports
+
+    ids: list[int] = list(dict.fromkeys(arguments.sensor_ids))
+    examined = _examined(arguments, _settings(arguments))
+    if ids:
+        told = [reports.summary(examined, sensor_id) for sensor_id in ids]
+        result: dict[str, Any] = {"sensors": told}
+        texts = [reports.as_text(reports.words(one)) for one in told]
+    else:
+        result = reports.network_summary(examined)
+        texts = [reports.as_text(reports.network_words(result))]
+    if arguments.page:
+        reports.write_page(arguments.page, examined, ids)
+        result["page"] = str(arguments.page)
+    if arguments.json:
+        print(json.dumps(reports.as_json(result)))
+        return 0
+    if arguments.page:
+        texts.append(f"page: {arguments.page}")
+    print("\n\n".join(texts))
+    return 0
+
+
 def doctor(arguments: Arguments) -> int:
     "Say what is missing on this machine, and how to get it."
     from sensorlib.local import examine
@@ -280,6 +325,12 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
     added.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
     added.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
+    added = _command(commands, health, "store")
+    whose = "sensors to report on; none: the whole network"
+    added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)
+    source = f"judge these files instead of asking the store: {shapes}"
+    added.add_argument("--source", nargs="+", type=Path, metavar="PATH", help=source)
+    added.add_argument("--page", type=Path, metavar="FILE", help="write words and pictures as one HTML file")
     added = _command(commands, simulate)
     added.add_argument("--sensors", type=int, default=200, help="sensors of the city")
     added.add_argument("--hours", type=float, default=24.0, help="length")

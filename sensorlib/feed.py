@@ -128,18 +128,6 @@ def merge_records(
         merged[key] = {**merged[key], "sensordatavalues": have + extra}
     return list(merged.values())
 
-# %% ../nbs/01_feed.ipynb #3d7aba07
-def in_order(
-    records: Iterable[dict[str, Any]],  # Records of one answer
-) -> list[dict[str, Any]]:  # The same records
-    "Sort the records of one answer as they are to be judged."
-
-    def place(record: dict[str, Any]) -> tuple[str, str, int]:
-        moment = str(record.get("timestamp"))[:19].replace("T", " ")
-        return moment, str(_at(record, "sensor", "id")), parse_id(record.get("id")) or 0
-
-    return sorted(records, key=place)
-
 # %% ../nbs/01_feed.ipynb #5131f0a4
 def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
@@ -168,6 +156,18 @@ _PATHS = {
     "ts": ("timestamp",),
     "fetched_at": ("fetched_at",),
 }
+
+# %% ../nbs/01_feed.ipynb #3d7aba07
+def in_order(
+    records: Iterable[dict[str, Any]],  # Records of one answer
+) -> list[dict[str, Any]]:  # The same records
+    "Sort the records of one answer as they are to be judged."
+
+    def place(record: dict[str, Any]) -> tuple[str, str, int]:
+        moment = str(record.get("timestamp"))[:19].replace("T", " ")
+        return moment, str(_at(record, "sensor", "id")), parse_id(record.get("id")) or 0
+
+    return sorted(records, key=place)
 
 # %% ../nbs/01_feed.ipynb #5eab41bb
 def _rows(records: Iterable[dict[str, Any]]) -> Iterator[tuple[object, ...]]:

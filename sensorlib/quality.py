@@ -549,7 +549,10 @@ def _partners(measured: pd.DataFrame) -> dict[str, np.ndarray]:
 def _with_partners(measured: pd.DataFrame) -> pd.DataFrame:
     "Keep what is a reading, with its partners."
     is_reading = (measured["reason"].isna() & measured["kind"].notna()).to_numpy()
-    return measured[is_reading].assign(**{side: v[is_reading] for side, v in _partners(measured).items()})
+    readings = measured[is_reading].copy(deep=False)
+    for side, value in _partners(measured).items():
+        readings[side] = value[is_reading]
+    return readings
 
 
 EVIDENCE = {

@@ -3,34 +3,37 @@
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from sensorlib.archive import open_files, read_file
 from sensorlib.core import SensorlibError
-from sensorlib.feed import measurements
+from sensorlib.feed import in_order, measurements, merge_records
 from sensorlib.places import enrich
-from sensorlib.quality import judge
-from sensorlib.simulate import FAULTS, inject, make_city, records
+from sensorlib.quality import FLAGS, flag_names, judge
+from sensorlib.simulate import ARRIVALS, EPISODES, FAULTS, inject, make_city, records
 from sensorlib.stream import run_batch
 
-KEY = ["sensor_id", "value_type", "ts"]
+KEY = ["sensor_id", "value_type", "ts", "record_id", "value", "qc"]
 
 
-def spoilt_hour() -> list[dict[str, Any]]:
-    noon = datetime(2026, 1, 15, 12, tzinfo=UTC)
-    made = records(make_city(60, seed=2), noon, noon.replace(hour=13))
-    return [enrich(record, "2026-06-01T00:00:00Z") for record in inject(made, list(FAULTS), seed=2, share=0.2)[0]]
+def spoilt_day() -> list[dict[str, Any]]:
+    "Half a day of a city with every fault, polled every minute; what is late is fetched late."
+    start = datetime(2026, 4, 15, tzinfo=UTC)
+    made = records(make_city(40, seed=17), start, start + timedelta(hours=12))
+    fetched, now = [], ""
+    for record in inject(made, [*FAULTS, *EPISODES, *ARRIVALS], seed=17, share=0.2)[0]:
+        now = max(now, record["timestamp"].replace(" ", "T")[:16] + ":59Z")
+        fetched.append(enrich(record, now))
+    return sorted(in_order(fetched), key=lambda record: record["fetched_at"])
 
 
-@pytest.fixture(scope="module")
-def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    "Records that went in as a file with three bad lines, and every row that came out."
-    folder, made = tmp_path_factory.mktemp("batch"), spoilt_hour()
-    lines = [json.dumps(record) for record in made] + ["<html>", "[1]", '{"id": 3}']
+def run_on(folder: Path, lines: list[str]) -> pd.DataFrame:
+    "Every row that the command makes of a file."
     (folder / "raw.ndjson").write_text("\n".join(lines) + "\n")
     command = [
         sys.executable,
@@ -46,16 +49,45 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]
     parts = [
         (p.parent.name.removeprefix("topic="), line) for p in (folder / "out").glob("*/part-*") for line in p.open()
     ]
-    return made, pd.DataFrame([{"topic": topic, **json.loads(line)} for topic, line in parts])
+    return pd.DataFrame([{"topic": topic, **json.loads(line)} for topic, line in parts])
 
 
-def test_batch_judges_as_python_does(batch: tuple[list[dict[str, Any]], pd.DataFrame]) -> None:
-    made, rows = batch
-    python = judge(measurements(made)).sort_values(KEY).reset_index(drop=True)
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    "Records that went in as a file with three bad lines, and every row that came out."
+    made = spoilt_day()
+    lines = [json.dumps(record) for record in made] + ["<html>", "[1]", '{"id": 3}']
+    return made, run_on(tmp_path_factory.mktemp("batch"), lines)
+
+
+def assert_same_verdicts(made: list[dict[str, Any]], rows: pd.DataFrame) -> set[str]:
+    "Compare reading by reading; give back the names of all flags that were seen."
+    python = judge(measurements(made)).sort_values(KEY, ignore_index=True)
     flink = rows[rows["qc"].notna()].assign(ts=lambda r: pd.to_datetime(r["ts"], utc=True)).sort_values(KEY)
-    assert flink["qc"].astype(int).tolist() == python["qc"].tolist()
     assert flink["value"].tolist() == python["value"].tolist()
-    assert set(python["qc"]) > {0}
+    assert flink["qc"].astype(int).tolist() == python["qc"].tolist()
+    return {name for qc in python["qc"].unique() for name in flag_names(qc)}
+
+
+def test_batch_judges_a_day_with_every_fault_as_python_does(batch: tuple[list[dict[str, Any]], pd.DataFrame]) -> None:
+    assert assert_same_verdicts(*batch) == {*FLAGS}
+
+
+def test_batch_judges_real_readings_as_python_does(tmp_path: Path, shared_data: Path) -> None:
+    snapshot = shared_data / "api" / "2017-08-10_world_data.json.gz"
+    archive = shared_data / "archive" / "aberdeen_2017-08_2019-04_archive_csv.tar.zst"
+    week = [f"2018-11-{day:02}" for day in range(5, 12)]
+    files = {
+        "2017-08-10T12:00:00Z": list(open_files(snapshot)),
+        "2018-11-12T00:00:00Z": [(name, data) for name, data in open_files(archive) if Path(name).name[:10] in week],
+    }
+    made = [
+        enrich(record, fetched_at)
+        for fetched_at, found in files.items()
+        for record in in_order(r for name, data in found for r in merge_records(read_file(name, data).records))
+    ]
+    flags = assert_same_verdicts(made, run_on(tmp_path, [json.dumps(record) for record in made]))
+    assert flags >= {"range", "code", "stuck", "spike", "neighbours", "relation", "humid", "short", "alone"}
 
 
 def test_batch_buries_what_is_no_record(batch: tuple[list[dict[str, Any]], pd.DataFrame]) -> None:

@@ -17,6 +17,8 @@ from sensorlib.core import KIND_TOPICS, RAW_TOPIC
 from sensorlib.stream import fetch_jars, java_home, kafka_tables, statements, submit
 
 BRANCHES = ("temperature", "humidity", "pressure", "P1", "P2", "noise_LAeq", "noise_LA_min", "noise_LA_max")
+HISTORY_AND_NEIGHBOURS = ["numbered", "begun", "followed", "recalled", "placed", "heard_near", "sorted_near", "near"]
+HISTORY_AND_NEIGHBOURS += ["heard_around", "sorted_around", "around", "compared"]
 OPTIONS = {"parallelism.default": "1", "pipeline.object-reuse": "true"}
 
 
@@ -46,14 +48,20 @@ def our_job(brokers: str, topic: str) -> Any:
 
 
 def record_local(brokers: str, topic: str) -> Any:
-    "The job of flink/sql without the history of sensors: what one record shows."
+    "The job of flink/sql without history and neighbours: what one record shows."
     flink = environment()
     define, insert = statements(tables_of(brokers, topic))
     for statement in define:
-        if re.search("CREATE VIEW judged", statement):
-            known = "CAST(24 AS BIGINT) AS known, CAST(1 AS BIGINT) AS held, 0 AS held_s"
-            flink.execute_sql(f"CREATE VIEW judged AS SELECT s.*, {known} FROM sorted AS s")
-        elif not re.search("CREATE VIEW (numbered|begun|followed)", statement):
+        name = re.match("CREATE (?:VIEW|TABLE) (\\w+)", statement)[1]  # type: ignore[index]
+        if name == "remembered":
+            known = (
+                "CAST(24 AS BIGINT) AS known, CAST(1 AS BIGINT) AS held, 0 AS held_s, CAST(NULL AS STRING) AS ts_before"
+            )
+            flink.execute_sql(f"CREATE VIEW remembered AS SELECT s.*, {known} FROM sorted AS s")
+        elif name == "readings":
+            alone = re.sub("own [+] .* AS qc", "own AS qc", statement).replace("FROM compared", "FROM tested")
+            flink.execute_sql(alone)
+        elif name not in HISTORY_AND_NEIGHBOURS:
             flink.execute_sql(statement)
     job = flink.create_statement_set()
     for statement in insert:
