@@ -144,12 +144,14 @@ def simulate(arguments: Arguments) -> int:
 
     from sensorlib.core import SettingError, parse_time
     from sensorlib.quality import write_frame
-    from sensorlib.simulate import FAULTS, inject, inject_pieces, make_city, records
+    from sensorlib.simulate import EVENTS, FAULTS, draw_events, inject, inject_events, inject_pieces, make_city, records
 
     start = parse_time(arguments.start)
     if start is None:
         raise SettingError(f"--start is {arguments.start!r}, expected a time such as 2026-01-15T00:00:00Z")
     names = list(FAULTS) if arguments.faults == "all" else [n for n in arguments.faults.split(",") if n]
+    happening = list(EVENTS) if arguments.events == "all" else [n for n in arguments.events.split(",") if n]
+    events = draw_events(happening, arguments.seed, start, start + timedelta(hours=arguments.hours))
     city = make_city(sensors=arguments.sensors, seed=arguments.seed)
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": zstandard.open}
     hours = arguments.hours
@@ -159,7 +161,8 @@ def simulate(arguments: Arguments) -> int:
     )
     truths, count = [inject([], names, seed=arguments.seed)[1]], 0
     with openers.get(arguments.out.suffix, open)(arguments.out, "wb") as file:
-        for made, truth in inject_pieces(pieces, names, seed=arguments.seed):
+        lived = (inject_events(piece, events)[0] for piece in pieces)
+        for made, truth in inject_pieces(lived, names, seed=arguments.seed):
             file.write(b"".join(msgspec.json.encode(record) + b"\n" for record in made))
             truths.append(truth)
             count += len(made)
@@ -338,6 +341,8 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--start", default="2026-01-15T00:00:00Z", help="first moment, UTC")
     faults = "faults to inject, comma separated, such as stuck,spike,delayed; all: those that a single record shows"
     added.add_argument("--faults", default="", metavar="NAMES", help=faults)
+    events = "events that happen to many sensors and are no faults, such as fireworks,storm,heat_wave; all: one of each"
+    added.add_argument("--events", default="", metavar="NAMES", help=events)
     added.add_argument("--out", type=Path, required=True, help="records, one a line; .gz and .zst pack them")
     added.add_argument("--truth", type=Path, help="write which readings were spoilt; .parquet, .csv or .ndjson")
 

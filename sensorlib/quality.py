@@ -554,7 +554,7 @@ def _with_partners(measured: pd.DataFrame) -> pd.DataFrame:
         readings[side] = value[is_reading]
     return readings
 
-
+# %% ../nbs/05_quality.ipynb #7338d970
 EVIDENCE = {
     "known": "readings known of the sensor",
     "held": "readings in a row of the same value",
@@ -604,7 +604,7 @@ def _examine(readings: pd.DataFrame) -> pd.DataFrame:
     qc = np.asarray(own + _answer(asked, qc=qc_sql(asks_others=True))["qc"], dtype="int32")
     return asked[[*EVIDENCE]].assign(qc=qc)
 
-
+# %% ../nbs/05_quality.ipynb #56162ebd
 def judge(
     measured: pd.DataFrame,  # Measurements as `feed.measurements` makes them, in the order of their arrival
 ) -> pd.DataFrame:  # Those that are readings, in the same order, with `qc`

@@ -24,8 +24,9 @@ WORLD = "api/2017-08-10_world_data.json.gz"
 KEYS = {"records", "readings", "good", "flagged", "dead", "other", "by_flag", "by_value_type"}
 OPTIONS = {
     "demo": "--source --minutes --sensors --no-browser --dir --json",
+    "health": "SENSOR_ID --source --page --store --json",
     "check": "PATH --out --dead --truth --json",
-    "simulate": "--sensors --hours --seed --start --faults --out --truth --json",
+    "simulate": "--sensors --hours --seed --start --faults --events --out --truth --json",
     "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --json",
     "stream": "--batch --out --status --brokers --checkpoints --parallelism",
     "collect": "--status --brokers --store --json",
@@ -56,6 +57,22 @@ def made(capsys: pytest.CaptureFixture[str], path: Path, *words: object) -> byte
     code, _, err = run(capsys, "simulate", "--sensors", 20, "--hours", 2, "--out", path, *words)
     assert code == 0, err
     return path.read_bytes()
+
+
+def test_events_happen_and_are_no_faults(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plain, truth = made(capsys, tmp_path / "plain.ndjson"), tmp_path / "truth.csv"
+    hot = made(capsys, tmp_path / "hot.ndjson", "--events", "heat_wave", "--truth", truth)
+    before, after = ([json.loads(line)["sensordatavalues"] for line in data.splitlines()] for data in (plain, hot))
+    warmer = [
+        float(now["value"]) - float(then["value"])
+        for old, new in zip(before, after, strict=True)
+        for then, now in zip(old, new, strict=True)
+        if then["value_type"] == "temperature"
+    ]
+    assert min(warmer) >= 0 and max(warmer) > 1
+    assert len(truth.read_text().splitlines()) == 1
+    code, _, err = run(capsys, "simulate", "--out", tmp_path / "x", "--events", "picnic")
+    assert code == 1 and "picnic" in err and "fireworks" in err
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_stream_with_all_checks_grows_with_the_network(brokers: str, tmp_path: P
     print()
     with running("ours", brokers, tmp_path, heap="4g") as job:
         for sensors in (1_000, 10_000, 50_000):
-            rates = list(portions(job, "ours", brokers, network(sensors), 6 if speed else PORTIONS))[-4:]
+            rates = list(portions(job, "ours", brokers, network(sensors), 6 if speed else 14))[-4:]
             speed[sensors] = median(rate.written_per_s for rate in rates)
             memory = sum(p.memory_info().rss for p in [job, *job.children(recursive=True)]) / 2**30
             told = f"{speed[sensors]:>9,.0f} readings a second, {median(r.records_per_cpu_s for r in rates):,.0f} records per CPU second"
