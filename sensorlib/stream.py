@@ -228,7 +228,7 @@ def submit(
 ) -> "JobClient":  # Handle of the running job
     "Start the job."
     os.environ.setdefault("JAVA_HOME", str(java_home()))
-    os.environ.setdefault("JVM_ARGS", "-Xmx768m -XX:+UseSerialGC")
+    os.environ.setdefault("JVM_ARGS", "-XX:+UseSerialGC")  # heap: at most a quarter of the memory
     try:
         from pyflink.table import EnvironmentSettings, TableEnvironment
     except ImportError as error:
