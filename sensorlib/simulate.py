@@ -95,7 +95,7 @@ class Instrument:
     scales: dict[str, Scale]  # In the order in which the feed lists the values
 
 # %% ../nbs/03_simulate.ipynb #757ff2f5
-_SOUND = Scale(0.01, 20.0, 130.0)
+_SOUND = Scale(0.01, 28.0, 120.0)  # its own noise, and the overload of its microphone
 INSTRUMENTS = {
     "SDS011": Instrument(14, "Nova Fitness", "1", {"P1": Scale(0.01, 0.3, 1999.9), "P2": Scale(0.01, 0.3, 999.9)}),
     "SPS30": Instrument(33, "Sensirion", "19", {name: Scale(0.01, 0.0, 1000.0) for name in ("P0", "P2", "P4", "P1")}),

@@ -90,7 +90,8 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("DHT22", {"temperature": "-40", "humidity": "0"}), ("DHT22", {"temperature": "60", "humidity": "100.00"}),
     ("DHT22", {"temperature": "-0.1", "humidity": "1.00"}), ("BME280", {"temperature": "0.00", "humidity": "100", "pressure": "97294.09"}),
     ("BME280", {"temperature": "20.84", "pressure": "97294.09", "pressure_at_sealevel": 102089.58}), ("DS18B20", {"temperature": "-55"}),
-    ("DNMS (Laerm)", {"noise_LAeq": "20", "noise_LA_min": "20", "noise_LA_max": "130"}), ("DNMS (Laerm)", {"noise_LAeq": "85.0"}),
+    ("DNMS (Laerm)", {"noise_LAeq": "27", "noise_LA_min": "27", "noise_LA_max": "120"}), ("DNMS (Laerm)", {"noise_LAeq": "85.0"}),
+    ("any meter", {"noise_LAeq": "20", "noise_LA_min": "20", "noise_LA_max": "130"}),
 ]  # fmt: skip
 
 
@@ -111,7 +112,9 @@ BAD: list[tuple[str, dict[str, object], dict[str, object], dict[str, list[str]]]
     ("DHT22", {"temperature": "85"}, {}, {"temperature": ["range"]}),
     ("DNMS (Laerm)", {"noise_LAeq": "0"}, {}, {"noise_LAeq": ["range", "code"]}),
     ("DNMS (Laerm)", {"noise_LAeq": "130.1"}, {}, {"noise_LAeq": ["range", "code"]}),
-    ("DNMS (Laerm)", {"noise_LAeq": "19.9"}, {}, {"noise_LAeq": ["range"]}),
+    ("DNMS (Laerm)", {"noise_LAeq": "26.9"}, {}, {"noise_LAeq": ["range"]}),
+    ("Laerm", {"noise_LA_max": "120.1"}, {}, {"noise_LA_max": ["range"]}),
+    ("any meter", {"noise_LAeq": "19.9"}, {}, {"noise_LAeq": ["range"]}),
     ("SDS011", {"P1": "9.80", "P2": "14.20"}, {}, {"P1": ["relation"], "P2": ["relation"]}),
     ("DNMS (Laerm)", {"noise_LAeq": "40", "noise_LA_min": "41", "noise_LA_max": "50"}, {},
      {"noise_LAeq": ["relation"], "noise_LA_min": ["relation"], "noise_LA_max": []}),
