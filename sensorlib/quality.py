@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METERS', 'LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD', 'HOLD_STEP_S', 'HOLDS', 'HISTORY', 'RECENT',
-           'GAP_S', 'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES', 'AGREE',
-           'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code', 'Relation',
-           'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'neighbours',
+           'RECENT_S', 'GAP_S', 'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES',
+           'AGREE', 'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code',
+           'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'neighbours',
            'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine', 'Verdicts',
            'check_files', 'summarise', 'write_frame', 'read_frame', 'score']
 
@@ -210,6 +210,7 @@ def _stuck_sql() -> str:
 # %% ../nbs/05_quality.ipynb #21a0be6b
 HISTORY = 24  # readings that have to be known before a sensor's history can be judged
 RECENT = 11  # readings, this one included, whose median is what a sensor usually says
+RECENT_S = 7_200  # unless the first of them is older than this
 _CHUNK = 100_000  # rows that are worked on at once
 GAP_S = 86_400  # after a gap of a day a history begins anew
 
@@ -225,14 +226,16 @@ def _changed(column: np.ndarray) -> np.ndarray:
     return np.append(True, column[1:] != column[:-1])[: len(column)]
 
 
-def _median_of_last(value: np.ndarray, number: np.ndarray) -> np.ndarray:
+def _median_of_last(value: np.ndarray, second: np.ndarray, number: np.ndarray) -> np.ndarray:
     "Median of each row and those before it, RECENT together; NaN where its series, in which it has this number, is shorter."
     if len(value) < RECENT:
         return np.full(len(value), np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(value, RECENT)
     pieces = np.array_split(windows, len(windows) // _CHUNK + 1)
     medians = np.concatenate([np.partition(piece, RECENT // 2, axis=1)[:, RECENT // 2] for piece in pieces])
-    return np.where(number >= RECENT, np.append(np.full(RECENT - 1, np.nan), medians), np.nan)
+    recent = np.abs(second[RECENT - 1 :] - second[: -RECENT + 1]) <= RECENT_S
+    found = np.append(np.full(RECENT - 1, np.nan), np.where(recent, medians, np.nan))
+    return np.where(number >= RECENT, found, np.nan)
 
 
 def history(
@@ -251,7 +254,7 @@ def history(
         "known": _count_from(begins),
         "held": held,
         "held_s": second - second[np.arange(len(key)) + 1 - held],
-        "usual": _median_of_last(value, _count_from(first)),
+        "usual": _median_of_last(value, second, _count_from(first)),
         "new_minute": first | _changed(second // 60),
     }
     back = np.argsort(order)
@@ -293,7 +296,7 @@ _JUMPS = f"ABS(`value` - usual) > {_tolerance('jump')}"
 def _spike_sql() -> str:
     third = "comparable - (`value` - usual) * 2E0 / 3E0"
     denied = f"(`value` > usual AND highest < {third}) OR (`value` < usual AND lowest > {third})"
-    return f"MOD(own, 128) = 0 AND known >= {HISTORY} AND {_JUMPS} AND (others < {ENOUGH} OR {denied})"
+    return f"MOD(own, 128) = 0 AND known >= {HISTORY} AND {_JUMPS} AND (others = 0 OR {denied})"
 
 # %% ../nbs/05_quality.ipynb #5198bb39
 LAPSE_K_M = 0.0065  # Standard atmosphere
@@ -368,12 +371,14 @@ def _summary(heard: np.ndarray, said: np.ndarray) -> np.ndarray:
     "Columns of `_HEARD` for words in rows, of which only some are heard."
     said = np.sort(np.where(heard, said, np.inf), axis=1)
     count = heard.sum(axis=1)
-    few, quarter = np.maximum((count + AGREE_OF - 1) // AGREE_OF, np.minimum(count, AGREE)), (count + 3) // 4
+    few, quarter = np.maximum((count + AGREE_OF - 1) // AGREE_OF, AGREE), (count + 3) // 4
     places = [few, quarter, (count + 1) // 2, (count + 2) // 2, count + 1 - quarter, count + 1 - few]
     lowest, low, left, right, high, highest = (
         np.take_along_axis(said, np.maximum(place - 1, 0)[:, None], 1)[:, 0] for place in places
     )
-    return np.array([count, lowest, low, (left + right) / 2, high, np.where(count > 0, highest, -np.inf)])
+    enough = count >= AGREE
+    lowest, highest = np.where(enough, lowest, np.inf), np.where(enough, highest, -np.inf)
+    return np.array([count, lowest, low, (left + right) / 2, high, highest])
 
 # %% ../nbs/05_quality.ipynb #1f406138
 def _heard(
@@ -564,7 +569,7 @@ EVIDENCE = {
     "usual": "median of the sensor's last 11 readings",
     "comparable": "value brought to sea level, as neighbours should share it; missing where it cannot be compared",
     "others": "other locations that were heard",
-    "lowest": "what enough of them to confirm it do not exceed",
+    "lowest": "what enough of them to confirm it do not exceed; infinite where they are too few",
     "low": "lower quartile of what they said",
     "middle": "their median",
     "high": "their upper quartile",

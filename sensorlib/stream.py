@@ -21,7 +21,7 @@ from .bus import MAX_MESSAGE_BYTES
 from .core import IDENTIFIER, KIND_TOPICS, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN
 from .core import DEAD_TOPIC, OTHER_TOPIC, RAW_TOPIC
 from .core import MissingPart, PartDied, Settings
-from .quality import AGREE, AGREE_OF, ENOUGH, GAP_S, RECENT, VOICES, WINDOW
+from .quality import AGREE, AGREE_OF, ENOUGH, GAP_S, RECENT, RECENT_S, VOICES, WINDOW
 from .quality import comparable_sql, in_doubt_sql, kind_sql, partner_sql, qc_sql
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def judgement() -> dict[str, str]:  # Blank -> SQL
         "company": qc_sql(asks_others=True),
         "gap_s": str(GAP_S),
         "recent_before": str(RECENT - 1),
+        "recent_s": str(RECENT_S),
         "window_before": str(WINDOW - 1),
         "voices": str(VOICES),
         "enough": str(ENOUGH),

@@ -558,6 +558,27 @@ def test_a_spike_needs_two_others_to_be_believed() -> None:
     assert who(street(**STEADY | {"a": jump, "b": third}), "spike") == {"a": 2}
 
 
+def test_two_or_three_neighbours_can_confirm_a_jump_too() -> None:
+    jump = [*[20.0] * 28, 30.0, 30.0]
+    few = {name: [20.0] for name in "abc"}
+    assert who(street(**few | {"a": jump}), "spike") == {"a": 2}
+    assert who(street(**few | {"a": jump, "b": jump}), "spike") == {"a": 2, "b": 2}
+    assert who(street(**dict.fromkeys("abc", jump)), "spike") == {"a": 1, "b": 1}  # nobody has confirmed it yet
+    assert who(at(street(**few | {"a": jump}), "a", indoor=1), "spike") == {"a": 2}
+
+
+def test_what_a_sensor_said_before_a_pause_is_not_recent() -> None:
+    before, after = series_of([20.0] * 30, "DHT22", "temperature"), series_of([30.0] * 12, "DHT22", "temperature")
+
+    def paused(hours: int) -> list[Record]:
+        begin = START + timedelta(seconds=148 * 29, hours=hours)
+        times = [f"{begin + timedelta(seconds=148 * n):%Y-%m-%d %H:%M:%S}" for n in range(len(after))]
+        return before + [record | {"timestamp": time} for record, time in zip(after, times, strict=True)]
+
+    assert flagged(paused(1), "spike") == [30, 31, 32, 33, 34]
+    assert flagged(paused(2), "spike") == []
+
+
 def test_what_neighbours_deny_is_marked_however_steady_it_is() -> None:
     warm = STEADY | {"a": [40.0]}
     assert who(street(**warm), "neighbours") == {"a": 29}  # of the first round nobody had heard
@@ -672,11 +693,11 @@ def told_one_by_one(asked: pd.DataFrame) -> list[tuple[float, ...]]:
             area.append((speaks, location, value))
             words = [(where, what) for spoke, where, what in area[-64:] if spoke][-31:]
             heard[grid] = sorted(what for where, what in dict(words).items() if where != location)
-        few = {grid: max(-(-len(said) // 12), min(2, len(said))) for grid, said in heard.items()}
+        few = {grid: max(-(-len(said) // 12), 2) for grid, said in heard.items() if len(said) >= 2}
         said = heard["near"] if len(heard["near"]) >= 4 else heard["around"]
         quarter = -(-len(said) // 4)
-        lowest = min([heard[grid][few[grid] - 1] for grid in heard if heard[grid]], default=np.inf)
-        highest = max([heard[grid][-few[grid]] for grid in heard if heard[grid]], default=-np.inf)
+        lowest = min([heard[grid][count - 1] for grid, count in few.items()], default=np.inf)
+        highest = max([heard[grid][-count] for grid, count in few.items()], default=-np.inf)
         shape = (said[quarter - 1], float(np.median(said)), said[-quarter]) if said else (np.inf,) * 3
         answers.append((len(said), lowest, *shape, highest))
     return answers

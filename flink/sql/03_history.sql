@@ -17,7 +17,8 @@ SELECT
   s.*,
   COUNT(*) OVER w AS nth,
   LAG(`value`) OVER w AS value_before,
-  LAG(ts) OVER w AS ts_before
+  LAG(ts) OVER w AS ts_before,
+  LAG(ts, ${recent_before}) OVER w AS recent_since
 FROM sorted AS s
 WINDOW w AS (PARTITION BY sensor_key, value_type, is_reading ORDER BY ${arrival});
 
@@ -42,7 +43,7 @@ SELECT
 FROM begun AS b
 WINDOW w AS (PARTITION BY sensor_key, value_type, is_reading ORDER BY ${arrival});
 
--- What the sensor said last: `usual` is the median of its recent values.
+-- What the sensor said last: `usual` is the median of its recent values, where they are recent by the clock too.
 CREATE VIEW recalled AS
 SELECT
   f.*,
@@ -57,7 +58,13 @@ SELECT
 FROM followed AS f;
 
 CREATE VIEW remembered AS
-SELECT r.*, CASE WHEN CARDINALITY(recent) > ${recent_before} THEN ARRAY_SORT(recent)[${recent_before} / 2 + 1] END AS usual
+SELECT
+  r.*,
+  CASE WHEN ABS(TIMESTAMPDIFF(
+    SECOND,
+    TO_TIMESTAMP(recent_since, 'yyyy-MM-dd''T''HH:mm:ss''Z'''),
+    TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss''Z''')
+  )) <= ${recent_s} THEN ARRAY_SORT(recent)[${recent_before} / 2 + 1] END AS usual
 FROM recalled AS r;
 
 -- A sensor speaks to its neighbours once a minute, and only while it is good itself.

@@ -41,12 +41,12 @@ CREATE VIEW near AS
 SELECT
   s.*,
   CARDINALITY(near) AS near_others,
-  near[GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(near), ${agree}))] AS near_lowest,
+  near[GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, ${agree})] AS near_lowest,
   near[(CARDINALITY(near) + 3) / 4] AS near_low,
   (near[(CARDINALITY(near) + 1) / 2] + near[(CARDINALITY(near) + 2) / 2]) / 2 AS near_middle,
   near[CARDINALITY(near) + 1 - (CARDINALITY(near) + 3) / 4] AS near_high,
   near[CARDINALITY(near) + 1
-    - GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(near), ${agree}))] AS near_highest
+    - GREATEST((CARDINALITY(near) + ${agree_of} - 1) / ${agree_of}, ${agree})] AS near_highest
 FROM sorted_near AS s;
 
 -- 2. In the cell of 0.2 degrees around it, whose edges lie elsewhere; asked only where the first answer leaves a doubt.
@@ -78,12 +78,12 @@ CREATE VIEW around AS
 SELECT
   s.*,
   CARDINALITY(around) AS around_others,
-  around[GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(around), ${agree}))] AS around_lowest,
+  around[GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, ${agree})] AS around_lowest,
   around[(CARDINALITY(around) + 3) / 4] AS around_low,
   (around[(CARDINALITY(around) + 1) / 2] + around[(CARDINALITY(around) + 2) / 2]) / 2 AS around_middle,
   around[CARDINALITY(around) + 1 - (CARDINALITY(around) + 3) / 4] AS around_high,
   around[CARDINALITY(around) + 1
-    - GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, LEAST(CARDINALITY(around), ${agree}))] AS around_highest
+    - GREATEST((CARDINALITY(around) + ${agree_of} - 1) / ${agree_of}, ${agree})] AS around_highest
 FROM sorted_around AS s;
 
 CREATE VIEW compared AS
