@@ -1,4 +1,4 @@
-"""How fast the stream is, with and without the history of sensors, beside four other ways over the same messages in the same run.
+"""How fast the stream is, with and without history and neighbours, beside four other ways over the same messages in the same run.
 
 `python -m pytest tests/benchmarks -k stream -s` prints records per CPU second of each, and the ratios. The messages
 come in portions, each when the one before is through, as on a live topic: every part of a job works on every portion.
