@@ -164,6 +164,7 @@ def in_order(
     "Sort the records of one answer as they are to be judged."
 
     def place(record: dict[str, Any]) -> tuple[str, str, int]:
+        "Time, sensor and record, as far as they can be read."
         moment = str(record.get("timestamp"))[:19].replace("T", " ")
         return moment, str(_at(record, "sensor", "id")), parse_id(record.get("id")) or 0
 
