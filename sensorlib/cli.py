@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,6 +131,11 @@ def check(arguments: Arguments) -> int:
     return 0
 
 
+def _names(text: str, known: Iterable[str]) -> list[str]:
+    "Names, comma separated; `all` stands for those that are known."
+    return list(known) if text == "all" else [name for name in text.split(",") if name]
+
+
 def simulate(arguments: Arguments) -> int:
     "Write the records of a made city, with the truth of its faults."
     import gzip
@@ -149,9 +154,8 @@ def simulate(arguments: Arguments) -> int:
     start = parse_time(arguments.start)
     if start is None:
         raise SettingError(f"--start is {arguments.start!r}, expected a time such as 2026-01-15T00:00:00Z")
-    names = list(FAULTS) if arguments.faults == "all" else [n for n in arguments.faults.split(",") if n]
-    happening = list(EVENTS) if arguments.events == "all" else [n for n in arguments.events.split(",") if n]
-    events = draw_events(happening, arguments.seed, start, start + timedelta(hours=arguments.hours))
+    names = _names(arguments.faults, FAULTS)
+    events = draw_events(_names(arguments.events, EVENTS), arguments.seed, start, start + timedelta(hours=arguments.hours))
     city = make_city(sensors=arguments.sensors, seed=arguments.seed)
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": zstandard.open}
     hours = arguments.hours

@@ -21,36 +21,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .archive import open_files, read_file
 from .core import KINDS, VALUE_TYPES, MissingPart, SettingError, format_time
-from .feed import measurements, merge_records
+from .feed import measurements
 from .places import country, enrich
 from .quality import CHECKS, ENOUGH, EVIDENCE, FLAGS, GAP_S, HISTORY, HOLDS, HUMID_ABOVE, LIMITS
 from .quality import LONGEST_HOLD, PARTNERS, RECENT, SPREADS, TOLERANCES
-from .quality import Limits, examine, flag_names, is_good
+from .quality import Limits, examine, flag_names, is_good, measured_files, wide_cell
 from .store import Store
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 # %% ../nbs/15_health.ipynb #53c45e29
-_BATCH = 20_000  # records
+def _examine_once(measured: pd.DataFrame) -> pd.DataFrame:
+    "Judge measurements in the order of time, each reading once."
+    if measured.empty:
+        raise SettingError("there are no records in these files: give files of the feed or of the archive")
+    once = measured.drop_duplicates(["sensor_id", "value_type", "ts"])
+    return examine(once.sort_values("ts", kind="stable", ignore_index=True))
 
 
 def examine_records(
     batches: Iterable[list[dict[str, Any]]],  # Records of the feed or of the archive, in any order
 ) -> pd.DataFrame:  # As from `quality.examine`, in the order of time
     "Judge records in the order of time, and keep what the verdicts rest on."
-    now, found, count = format_time(datetime.now(UTC)), [], 0
-    for batch in batches:
-        measured = measurements(enrich(record, now) for record in batch)
-        found.append(measured.assign(record=measured["record"] + count))
-        count += len(batch)
-    if not count:
-        raise SettingError("there are no records in these files: give files of the feed or of the archive")
-    whole = pd.concat([frame for frame in found if len(frame)])
-    once = whole.drop_duplicates(["sensor_id", "value_type", "ts"])
-    return examine(once.sort_values("ts", kind="stable", ignore_index=True))
+    now = format_time(datetime.now(UTC))
+    return _examine_once(measurements(enrich(record, now) for batch in batches for record in batch))
 
 # %% ../nbs/15_health.ipynb #5cc3007c
 def examine_files(
@@ -58,19 +54,8 @@ def examine_files(
     watch: Callable[[str], Any] = lambda name: None,  # Told the name of each file that was read
 ) -> pd.DataFrame:  # As `examine_records`
     "Judge files in the order of time, and keep what the verdicts rest on."
-
-    def batches() -> Iterable[list[dict[str, Any]]]:
-        "Records of some files at a time."
-        batch: list[dict[str, Any]] = []
-        for name, data in (opened for path in paths for opened in open_files(path)):
-            batch += merge_records(read_file(name, data).records)
-            watch(name)
-            if len(batch) >= _BATCH:
-                yield batch
-                batch = []
-        yield batch
-
-    return examine_records(batches())
+    frames = [measured for measured, _ in measured_files(paths, watch)]
+    return _examine_once(pd.concat([frame for frame in frames if len(frame)] or frames))
 
 # %% ../nbs/15_health.ipynb #349865ea
 LEADS = ("code", "range", "relation", "stuck", "position", "neighbours", "spike")
@@ -372,11 +357,6 @@ class Neighbour:
     median: float | None  # Of its good ones, in the unit of the value type
 
 
-def _wide_cell(rows: pd.DataFrame) -> pd.Series:
-    "Cell of 0.2° in which the judge asks when the cell has too few."
-    return np.floor(rows["lat"] * 5 + 0.25) * 1e4 + np.floor(rows["lon"] * 5 + 0.25)
-
-
 def _distance_km(rows: pd.DataFrame, lat: float, lon: float) -> pd.Series:
     north, east = np.radians(rows["lat"] - lat), np.radians(rows["lon"] - lon) * np.cos(np.radians(lat))
     return 6371.0 * np.hypot(north, east)
@@ -393,7 +373,7 @@ def neighbours_of(
     rows = examined[heard]
     near = rows[rows["cell"] == own["cell"]]
     if near["location_id"].nunique() < ENOUGH:
-        near = rows[_wide_cell(rows) == _wide_cell(flagged.tail(1)).iloc[0]]
+        near = rows[wide_cell(rows) == wide_cell(flagged.tail(1)).iloc[0]]
     near = near.assign(distance=_distance_km(near, own["lat"], own["lon"]), good=is_good(near["qc"]))
     near = near.assign(median=near["value"].where(near["good"]))
     told = near.groupby("sensor_id").agg(

@@ -6,9 +6,9 @@
 __all__ = ['METERS', 'LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD', 'HOLD_STEP_S', 'HOLDS', 'HISTORY', 'RECENT',
            'RECENT_S', 'GAP_S', 'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES',
            'AGREE', 'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code',
-           'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'neighbours',
-           'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine', 'Verdicts',
-           'check_files', 'summarise', 'write_frame', 'read_frame', 'score']
+           'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'wide_cell',
+           'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine',
+           'Verdicts', 'measured_files', 'check_files', 'summarise', 'write_frame', 'read_frame', 'score']
 
 # %% ../nbs/05_quality.ipynb #acc2ece3
 from collections.abc import Callable, Iterable, Iterator
@@ -415,6 +415,13 @@ def _numbers_of(*columns: Any) -> np.ndarray:
     return number
 
 
+def wide_cell(
+    readings: pd.DataFrame,  # lat and lon
+) -> pd.Series:  # A number for each cell of 0.2°; NaN without a position
+    "Number the cells of the second grid."
+    return np.floor(readings["lat"] * 5 + 0.25) * 1e4 + np.floor(readings["lon"] * 5 + 0.25)
+
+
 def neighbours(
     readings: pd.DataFrame,  # own, comparable, speaks, and where and what, in the order of arrival
 ) -> pd.DataFrame:  # For each row: others, low, middle and high; 0 and infinite where nothing is to compare
@@ -423,12 +430,9 @@ def neighbours(
     value = readings["comparable"].to_numpy("float64")
     location = pd.factorize(readings["location_id"], use_na_sentinel=False)[0]
     asks, speaks = ~np.isnan(value), readings["speaks"].to_numpy(bool)
-    lat, lon = (readings[side].to_numpy("float64") for side in ("lat", "lon"))
     what = readings["value_type"], levelled
     near = _heard(_numbers_of(readings["cell"], *what), location, value, speaks, asks)
-    around = _heard(
-        _numbers_of(np.floor(lat * 5 + 0.25), np.floor(lon * 5 + 0.25), *what), location, value, speaks, asks
-    )
+    around = _heard(_numbers_of(wide_cell(readings), *what), location, value, speaks, asks)
     found = np.where(near[0] >= ENOUGH, near, around)
     found[1], found[5] = np.minimum(near[1], around[1]), np.maximum(near[5], around[5])
     return pd.DataFrame(dict(zip(_HEARD, found, strict=True)), index=readings.index)
@@ -661,6 +665,19 @@ def _batches(
             records, answers, scraps = [], [], []
     yield records, answers, scraps
 
+# %% ../nbs/05_quality.ipynb #e7a1bfbe
+def measured_files(
+    paths: Iterable[Path],  # Files or folders, packed or not
+    watch: Callable[[str], Any] = lambda name: None,  # Told the name of each file that was read
+) -> Iterator[tuple[pd.DataFrame, list[Scrap]]]:  # Measurements with the number of their `answer`; what was no record
+    "Read files, some at a time; `record` and `answer` count through."
+    now, count = format_time(datetime.now(UTC)), 0
+    for batch, answers, scraps in _batches(paths, watch):
+        measured = measurements(enrich(record, now) for record in batch)
+        answer = np.array(answers, int)[measured["record"]]
+        yield measured.assign(record=measured["record"] + count, answer=answer), scraps
+        count += len(batch)
+
 # %% ../nbs/05_quality.ipynb #e09c1640
 _DEAD = ["reason", "sensor_id", "ts", "value_type", "text"]
 _KEPT = [name for name in READING_COLUMNS if name != "qc"]
@@ -675,15 +692,12 @@ def check_files(
     watch: Callable[[str], Any] = lambda name: None,  # Told the name of each file that was read
 ) -> Verdicts:  # Readings with their verdict, and what was none
     "Judge every value in some files."
-    now = format_time(datetime.now(UTC))
     records, other = 0, 0
     found: list[pd.DataFrame] = []
     dead: list[pd.DataFrame] = []
-    for batch, answers, scraps in _batches(paths, watch):
-        records += len(batch)
-        measured = measurements(enrich(record, now) for record in batch)
-        readings = _with_partners(measured)
-        found.append(readings[[*_KEPT, *PARTNERS]].assign(answer=np.array(answers, int)[readings["record"]]))
+    for measured, scraps in measured_files(paths, watch):
+        records += measured["record"].nunique()
+        found.append(_with_partners(measured)[[*_KEPT, *PARTNERS, "answer"]])
         dead.append(measured.loc[measured["reason"].notna(), _DEAD])
         texts = [(s.reason, s.original.decode(errors="replace")) for s in scraps]
         if texts:

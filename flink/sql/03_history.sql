@@ -75,4 +75,4 @@ SELECT
   MOD(o.own, 128) = 0 AND comparable IS NOT NULL
     AND (ts_before IS NULL OR SUBSTRING(ts_before, 1, 16) <> SUBSTRING(ts, 1, 16)) AS speaks
 FROM remembered AS r
-CROSS JOIN UNNEST(ARRAY[ROW(CASE WHEN is_reading THEN ${own} END, 0)]) AS o (own, nothing);
+CROSS JOIN UNNEST(ARRAY[CASE WHEN is_reading THEN ${own} END]) AS o (own);

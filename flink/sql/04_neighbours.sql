@@ -27,15 +27,15 @@ WINDOW w AS (
 CREATE VIEW sorted_near AS
 SELECT h.*, o.near
 FROM heard_near AS h
-CROSS JOIN UNNEST(ARRAY[ROW(
+CROSS JOIN UNNEST(ARRAY[
   ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
     MAP_FROM_ARRAYS(
       ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(near_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
       ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(near_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
     ),
     MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
-  )), CAST(NULL AS DOUBLE))), 0
-)]) AS o (near, nothing);
+  )), CAST(NULL AS DOUBLE)))
+]) AS o (near);
 
 CREATE VIEW near AS
 SELECT
@@ -64,15 +64,15 @@ WINDOW w AS (
 CREATE VIEW sorted_around AS
 SELECT h.*, o.around
 FROM heard_around AS h
-CROSS JOIN UNNEST(ARRAY[ROW(
+CROSS JOIN UNNEST(ARRAY[
   CASE WHEN ${in_doubt} THEN ARRAY_SORT(ARRAY_REMOVE(MAP_VALUES(MAP_UNION(
     MAP_FROM_ARRAYS(
       ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(around_locations, CAST(NULL AS BIGINT))), 1, ${voices}),
       ARRAY_SLICE(ARRAY_REVERSE(ARRAY_REMOVE(around_voices, CAST(NULL AS DOUBLE))), 1, ${voices})
     ),
     MAP[COALESCE(location_id, 0), CAST(NULL AS DOUBLE)]
-  )), CAST(NULL AS DOUBLE))) END, 0
-)]) AS o (around, nothing);
+  )), CAST(NULL AS DOUBLE))) END
+]) AS o (around);
 
 CREATE VIEW around AS
 SELECT
