@@ -19,10 +19,10 @@ from sensorlib import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-LIBRARY = [path for path in NOTEBOOKS if re.match(r"[01]\d_", path.name)]
+LIBRARY = [path for path in NOTEBOOKS if re.match(r"[01]\d[a-z]?_", path.name)]
 JOBS = [path for path in NOTEBOOKS if re.match(r"2\d_", path.name)]
 EXPLORATIONS = [path for path in NOTEBOOKS if re.match(r"[34]\d_", path.name)]
-NUMBERS = {path.stem[3:]: int(path.stem[:2]) for path in LIBRARY}
+NUMBERS = dict(path.stem.split("_", 1)[::-1] for path in LIBRARY)  # module -> number, "06a" comes after "06"
 BY_HAND = {"__init__", "_modidx", "cli"}
 EXPORT = re.compile(r"#\|\s*(export|default_exp)")
 
@@ -93,13 +93,13 @@ def requirements() -> list[Requirement]:
 
 @each(LIBRARY)
 def test_library_imports_only_lower_numbers(path: Path) -> None:
-    number = int(path.stem[:2])
-    assert {name for name in imported(path) if NUMBERS.get(name, 99) >= number} == set()
+    number = path.stem.split("_", 1)[0]
+    assert {name for name in imported(path) if NUMBERS.get(name, "99") >= number} == set()
 
 
 @each(LIBRARY)
 def test_library_opens_with_its_name_and_ends_with_the_export(path: Path) -> None:
-    name, (title, module, *_, last) = path.stem[3:], cells(path)
+    name, (title, module, *_, last) = path.stem.split("_", 1)[1], cells(path)
     assert title["cell_type"] == "markdown"
     assert re.fullmatch(rf"# {name}\n\n> [^\n]+\.", title["source"])
     assert module["source"] == f"#| default_exp {name}"
