@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError
-from sensorlib.store import SqliteStore, Store, influx_token, label, line_protocol, open_store
+from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
+from sensorlib.influx import influx_token, line_protocol
+from sensorlib.rows import label
+from sensorlib.sqlite import SqliteStore
+from sensorlib.store import Store, open_store
 
 if TYPE_CHECKING:
     from influx import Influx
@@ -203,10 +206,13 @@ def test_values_come_back_exactly(store: Store, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_no_number_refuses_the_batch(store: Store, value: float) -> None:
-    with pytest.raises(StoreError, match="nothing of"):
-        store.write([at(1), replace(SENSOR, value=value)])
-    assert store.counts() == {}
+def test_a_value_that_is_no_number_is_given_back_alone(store: Store, value: float) -> None:
+    batch = [at(minutes) for minutes in range(10)]
+    batch[3:3] = [replace(SENSOR, value=value), at(20, value=value)]
+    refused = store.write(batch)
+    assert [(r.reading.ts, str(r.reading.value)) for r in refused] == [(NOON, str(value)), (at(20).ts, str(value))]
+    assert all(r.says for r in refused)
+    assert store.counts() == {"particulates": 10}
 
 
 def test_an_empty_store_answers_with_the_same_columns_and_types(store: Store) -> None:
@@ -282,8 +288,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_sqlite_forgets_sites_of_a_batch_that_failed(file: Path) -> None:
     store = SqliteStore(file)
-    with pytest.raises(StoreError):
-        store.write([replace(SENSOR, value=float("nan"))])
+    assert len(store.write([replace(SENSOR, value=float("nan"))])) == 1
     store.write([SENSOR, at(1), at(2, place="elsewhere")])
     assert [r.place for r in read_latest(store)] == ["elsewhere"]
     assert sqlite3.connect(file).execute("SELECT count(*) FROM sites").fetchone() == (2,)
@@ -350,19 +355,35 @@ def test_influxdb_says_what_is_wrong_with_token_and_bucket(influx: "Influx", mon
         monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", token)
         store = open_store(f"{address}?org={influx.org}&bucket=no-such")
         for call in (lambda store=store: store.write([SENSOR]), store.counts):
-            with pytest.raises(StoreError, match=message) as caught:
+            with pytest.raises(StoreRefused, match=message) as caught:
                 call()
             assert token not in f"{caught.value} {caught.value.__cause__} {store!r}"
 
 
-def test_influxdb_refuses_what_the_bucket_no_longer_keeps(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_influxdb_gives_back_what_the_bucket_no_longer_keeps(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
     with influx.bucket(keep_s=3600) as url:
         store = open_store(url)
         now = datetime.now(UTC).replace(microsecond=0)
-        with pytest.raises(StoreError, match=r"answered 422.*older than the bucket keeps"):
-            store.write([SENSOR, replace(SENSOR, ts=now)])
-        assert [r.ts for r in read_latest(store)] == [now]
+        batch = [replace(SENSOR, sensor_id=n, ts=NOON if n % 7 == 0 else now) for n in range(1, 101)]
+        refused = store.write(batch)
+        assert [r.reading.sensor_id for r in refused] == [*range(7, 101, 7)]
+        assert all("Retention Policy" in r.says for r in refused)
+        assert len(read_latest(store)) == 100 - len(refused)
+        assert len(store.write([at(n) for n in range(5000)])) == 5000
+        assert len(read_latest(store)) == 100 - len(refused)
+
+
+def test_influxdb_gives_back_what_has_another_type_there(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    with influx.bucket() as url:
+        bucket = url.rpartition("=")[2]
+        lines = f"particulates P2=1i {int(NOON.timestamp())}"
+        influx.write(bucket, lines)
+        store = open_store(url)
+        refused = store.write([at(0), at(0, value_type="P2"), at(1), at(1, value_type="P2")])
+        assert [(r.reading.value_type, "type conflict" in r.says) for r in refused] == [("P2", True)] * 2
+        assert store.counts() == {"particulates": 2}
 
 
 def test_influxdb_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
