@@ -198,6 +198,9 @@ class Settings:
         default="sqlite:///sensorlib.db",
         metadata={"says": "sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET"},
     )
+    writers: int = field(
+        default=4, metadata={"says": "batches that the collector writes at the same time; a file takes one"}
+    )
     checkpoints: str = field(
         default="checkpoints", metadata={"says": "directory for checkpoints and savepoints of the stream job"}
     )
