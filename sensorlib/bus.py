@@ -326,6 +326,13 @@ def _take(consumer: Consumer, size: int, wait_s: float) -> list[Message]:
         log.warning("cannot read: %s", error.str())
     return [message for message in messages if message.error() is None]
 
+
+def _behind(consumer: Consumer) -> int:
+    "Messages that the broker has and the consumer has not fetched, as far as it knows."
+    places = consumer.position(consumer.assignment())
+    ends = [consumer.get_watermark_offsets(place, cached=True)[1] for place in places]
+    return sum(max(end - place.offset, 0) for place, end in zip(places, ends, strict=True) if place.offset >= 0)
+
 # %% ../nbs/06_bus.ipynb #55295831
 class Receiver:
     "Consumer that commits what its lanes have handled."
@@ -358,7 +365,9 @@ class Receiver:
         lanes: int = 1,  # Batches that are handled at the same time
         size: int = 5000,  # Largest batch
         wait_s: float = 1.0,  # Longest wait for a batch to fill [s]
-        watch: Callable[[str | None], Any] = lambda trouble: None,  # Told in each round why a lane tries again
+        watch: Callable[[str | None, int], Any] = lambda trouble, behind: (
+            None
+        ),  # Told why a lane tries again, and the lag
     ) -> None:
         "Handle batches until told to stop; raise what ends a lane."
         running = Lanes(open_handler, lanes, size, longest_pause_s=30.0)
@@ -369,7 +378,7 @@ class Receiver:
         )
         try:
             while not stop.is_set():
-                watch(running.trouble())
+                watch(running.trouble(), _behind(self._consumer))
                 running.share(_take(self._consumer, size, wait_s))
                 self._balance(running)
                 self._bookmarks.commit(self._consumer, running.done(), every_s=1.0)

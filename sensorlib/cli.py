@@ -97,17 +97,19 @@ def collect(arguments: Arguments) -> int:
     "Store readings as they come."
     from sensorlib.collector import Progress
     from sensorlib.collector import collect as run
-    from sensorlib.service import stop_on_signals
+    from sensorlib.service import Health, serving, stop_on_signals
 
+    settings, stop, health = _settings(arguments), stop_on_signals(), Health({"receive": LONGEST_TURN_S})
     write = _status_writer(arguments.status)
 
     def counts(now: Progress) -> dict[str, Any]:
         "What the status file tells."
-        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "flagged")}
+        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged")}
         p50_s, p99_s = now.percentiles_s([50, 99])
         return {**told, "p50_s": p50_s, "p99_s": p99_s}
 
-    progress = run(_settings(arguments), stop_on_signals(), watch=lambda now: write(counts(now)))
+    with serving(settings.listen, health):
+        progress = run(settings, stop, lambda now: write(counts(now)), health)
     _print_result(arguments, counts(progress))
     return 0
 
@@ -361,7 +363,7 @@ def _add_services(commands: Any) -> None:
     batch = "run over this file or folder of raw records instead of Kafka"
     added.add_argument("--batch", type=Path, metavar="PATH", help=batch)
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
-    added = _command(commands, collect, "brokers store listen log_format")
+    added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
 
 
