@@ -114,6 +114,19 @@ def collect(arguments: Arguments) -> int:
     return 0
 
 
+def setup(arguments: Arguments) -> int:
+    "Make the buckets of an InfluxDB, and a token for each part."
+    from sensorlib.influx import influx_address, influx_token
+    from sensorlib.provision import provision
+
+    made = provision(
+        influx_address(_settings(arguments).store), influx_token(), arguments.tokens, arguments.keep_days
+    )
+    told = {part: "made" if new else "kept" for part, new in made.items()}
+    _print_result(arguments, {"tokens": told, "folder": str(arguments.tokens)})
+    return 0
+
+
 def check(arguments: Arguments) -> int:
     "Judge files without any server."
     from tqdm import tqdm
@@ -353,7 +366,7 @@ def _add_files(commands: Any) -> None:
 
 
 def _add_services(commands: Any) -> None:
-    "Add the three services."
+    "Add the three services, and what sets their store up."
     added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url listen log_format")
     added.add_argument("--source", nargs="+", default=["live"], help=SOURCE_HELP)
     added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
@@ -365,6 +378,11 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
     added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, setup, "store")
+    tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
+    added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)
+    keep = "days to keep readings, 0: for ever; default: as it is, and for ever in a new bucket"
+    added.add_argument("--keep-days", type=int, help=keep)
 
 
 def _parser() -> argparse.ArgumentParser:
