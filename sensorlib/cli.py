@@ -68,15 +68,23 @@ def _polls(arguments: Arguments, settings: Settings) -> tuple[Any, float]:
 def scrape(arguments: Arguments) -> int:
     "Poll a source and send on what is new."
     from sensorlib.bus import Outbox, make_topics
+    from sensorlib.places import places_of
     from sensorlib.scraper import memory_of
     from sensorlib.scraper import scrape as run
 
     settings, stop = _settings(arguments), _stop_on_signals()
+    places = places_of(settings)
     make_topics(settings.brokers, settings.partitions, settings.replicas)
     write = _status_writer(arguments.status)
     polls, pause_s = _polls(arguments, settings)
     counts = run(
-        polls, memory_of(settings), Outbox(settings.brokers), stop, pause_s, watch=lambda now: write(asdict(now))
+        polls,
+        memory_of(settings),
+        Outbox(settings.brokers),
+        stop,
+        pause_s,
+        watch=lambda now: write(asdict(now)),
+        places=places,
     )
     _print_result(arguments, asdict(counts))
     return 0
@@ -155,7 +163,9 @@ def simulate(arguments: Arguments) -> int:
     if start is None:
         raise SettingError(f"--start is {arguments.start!r}, expected a time such as 2026-01-15T00:00:00Z")
     names = _names(arguments.faults, FAULTS)
-    events = draw_events(_names(arguments.events, EVENTS), arguments.seed, start, start + timedelta(hours=arguments.hours))
+    events = draw_events(
+        _names(arguments.events, EVENTS), arguments.seed, start, start + timedelta(hours=arguments.hours)
+    )
     city = make_city(sensors=arguments.sensors, seed=arguments.seed)
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": zstandard.open}
     hours = arguments.hours
@@ -353,7 +363,9 @@ def _add_files(commands: Any) -> None:
 
 def _add_services(commands: Any) -> None:
     "Add the three services."
-    added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url")
+    added = _command(
+        commands, scrape, "feed_url poll_s brokers partitions replicas redis_url geocoder nominatim_url contact"
+    )
     added.add_argument("--source", nargs="+", default=["live"], help=SOURCE_HELP)
     added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
     added.add_argument("--status", type=Path, help=STATUS_HELP)

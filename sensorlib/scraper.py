@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from .archive import open_files, read_file
 from .bus import dead_letter
 from .core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings, format_time
 from .feed import Answer, Feed, in_order, merge_records, read_answer
-from .places import enrich
+from .places import Places, enrich
 from .simulate import answer, make_city
 
 # %% ../nbs/07_scraper.ipynb #d700cfa5
@@ -167,6 +167,7 @@ def send_answer(
     outbox: Sender,  # Where to send to
     source: str,  # Where the answer came from
     fetched_at: datetime,  # When it came
+    names: Mapping[str, str] = {},  # Place names of its locations, as `Places.of` gives them
 ) -> Counts:  # What became of it
     "Send the new part of an answer, wait for the broker, then remember it."
     merged = in_order(merge_records(found.records))
@@ -180,7 +181,7 @@ def send_answer(
         if part is not None:
             sensor = record.get("sensor")
             key = str(sensor.get("id")) if isinstance(sensor, dict) else None
-            outbox.send(RAW_TOPIC, key, msgspec.json.encode(enrich(part, format_time(fetched_at))))
+            outbox.send(RAW_TOPIC, key, msgspec.json.encode(enrich(part, format_time(fetched_at), names)))
             sent += [key for key, is_new in zip(some, new, strict=True) if is_new]
     for scrap in found.scraps:
         outbox.send(DEAD_TOPIC, None, dead_letter(scrap.reason, scrap.original, topic=source))
@@ -226,11 +227,14 @@ def replayed(
             yield f"{path.name}: {name}", lambda name=name, data=data: read_file(name, data)  # type: ignore[misc]
 
 # %% ../nbs/07_scraper.ipynb #61515df9
-def _deliver(found: Answer, memory: Memory, outbox: Sender, source: str, stop: threading.Event) -> Counts:
+def _deliver(
+    found: Answer, memory: Memory, outbox: Sender, source: str, stop: threading.Event, places: Places | None
+) -> Counts:
     fetched_at, pause_s = datetime.now(UTC), 1.0
+    names = places.of(found.records) if places else {}  # once: every attempt sends the same record
     while True:
         try:
-            return send_answer(found, memory, outbox, source, fetched_at)
+            return send_answer(found, memory, outbox, source, fetched_at, names)
         except BusError as error:
             log.warning("%s; trying again in %.0f s", error, pause_s)
             if stop.wait(pause_s):
@@ -249,6 +253,7 @@ def scrape(
     stop: threading.Event,  # Set it to end after the poll in hand
     pause_s: float = 0.0,  # From the start of a poll to the start of the next [s]
     watch: Callable[[Counts], Any] = lambda counts: None,  # Told the totals after each poll
+    places: Places | None = None,  # Names the locations; None: they stay without a name
 ) -> Counts:  # Totals
     "Send on what a source has, until it ends or we are told to stop; raise BusError when Kafka stays away."
     total = Counts()
@@ -261,7 +266,7 @@ def scrape(
             log.warning("poll failed: %s", error)
             found = None
         if found is not None:
-            done = _deliver(found, memory, outbox, source, stop)
+            done = _deliver(found, memory, outbox, source, stop, places)
             total = _sum(total, done)
             log.info("%s: %s records, %s new values", source, done.fetched, done.sent)
         watch(total)
