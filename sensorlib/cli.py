@@ -163,9 +163,7 @@ def simulate(arguments: Arguments) -> int:
     if start is None:
         raise SettingError(f"--start is {arguments.start!r}, expected a time such as 2026-01-15T00:00:00Z")
     names = _names(arguments.faults, FAULTS)
-    events = draw_events(
-        _names(arguments.events, EVENTS), arguments.seed, start, start + timedelta(hours=arguments.hours)
-    )
+    events = draw_events(_names(arguments.events, EVENTS), arguments.seed, start, start + timedelta(hours=arguments.hours))
     city = make_city(sensors=arguments.sensors, seed=arguments.seed)
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": zstandard.open}
     hours = arguments.hours
