@@ -309,7 +309,11 @@ class Nominatim:
         pause_s: float = 5.0,  # First pause before the next attempt [s], at most; it doubles
         timeout_s: float = 10.0,  # Longest silence
     ) -> None:
-        if not re.match("https?://[^/]", url):
+        try:
+            asked = httpx.URL(url)
+        except httpx.InvalidURL:
+            asked = httpx.URL()
+        if asked.scheme not in ("http", "https") or not asked.host:
             raise SettingError(f"SENSORLIB_NOMINATIM_URL is {url!r}, expected http://HOST or https://HOST")
         self.url = url.rstrip("/") + "/reverse"
         headers = {"User-Agent": f"{USER_AGENT} {contact}"}

@@ -568,7 +568,8 @@ def test_where_names_come_from(caplog: pytest.LogCaptureFixture) -> None:
     ("wrong", "says"),
     [({"geocoder": "google"}, "SENSORLIB_GEOCODER"), ({"geocoder": "nominatim"}, "SENSORLIB_CONTACT"),
      ({"geocoder": "nominatim", "contact": "a@b\nc"}, "SENSORLIB_CONTACT"), ({"redis_url": "nowhere"}, "SENSORLIB_REDIS_URL"),
-     ({"geocoder": "nominatim", "contact": "a@b", "nominatim_url": "nominatim"}, "SENSORLIB_NOMINATIM_URL")],
+     *(({"geocoder": "nominatim", "contact": "a@b", "nominatim_url": url}, "SENSORLIB_NOMINATIM_URL")
+       for url in ("", "nominatim", "ftp://host", "https:///reverse", "http://host:port", "http://host\n"))],
 )  # fmt: skip
 def test_settings_that_cannot_be_used(wrong: dict[str, str], says: str) -> None:
     with pytest.raises(SettingError, match=says):
