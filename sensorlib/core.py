@@ -6,7 +6,7 @@
 __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPIC', 'DEAD_TOPIC', 'KIND_TOPICS', 'DEAD_REASONS',
            'NUMBER', 'IDENTIFIER', 'TIME', 'TIME_AS_WRITTEN', 'NAME_LENGTH', 'READING_COLUMNS', 'ValueType', 'kind_of',
            'parse_number', 'parse_id', 'parse_time', 'format_time', 'Reading', 'SensorlibError', 'SettingError',
-           'FeedError', 'BusError', 'StoreError', 'StoreRefused', 'MissingPart', 'PartDied', 'Settings',
+           'FeedError', 'BusError', 'StoreError', 'StoreRefused', 'MissingPart', 'PlaceError', 'PartDied', 'Settings',
            'load_settings', 'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
@@ -176,6 +176,10 @@ class MissingPart(SensorlibError, FileNotFoundError):
     "A program, package or file that this command needs is not on this machine."
 
 
+class PlaceError(SensorlibError, ConnectionError):
+    "An online geocoder did not answer."
+
+
 class PartDied(SensorlibError, ChildProcessError):
     "A process of the local system ended when it should not have."
 
@@ -193,6 +197,17 @@ class Settings:
     replicas: int = field(default=1, metadata={"says": "replicas of a topic that has to be made; 3 in production"})
     redis_url: str = field(
         default="", metadata={"says": "Redis for what several scrapers share; empty: a bounded set in memory"}
+    )
+    geocoder: str = field(
+        default="offline", metadata={"says": "where place names come from: offline, nominatim or none"}
+    )
+    nominatim_url: str = field(
+        default="https://nominatim.openstreetmap.org",
+        metadata={"says": "the Nominatim to ask, where one is to be asked"},
+    )
+    contact: str = field(
+        default="",
+        metadata={"says": "e-mail address that Nominatim is told, as its policy demands; must be set for it"},
     )
     store: str = field(
         default="sqlite:///sensorlib.db",

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +28,7 @@ from .archive import open_files, read_file
 from .bus import dead_letter
 from .core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings, format_time, parse_time
 from .feed import Answer, Feed, in_order, merge_records, read_answer
-from .places import enrich
+from .places import Places, enrich
 from .service import Health
 from .simulate import answer, make_city
 
@@ -171,6 +171,7 @@ def send_answer(
     outbox: Sender,  # Where to send to
     source: str,  # Where the answer came from
     fetched_at: datetime,  # When it came
+    names: Mapping[str, str] = {},  # Place names of its locations, as `Places.of` gives them
 ) -> Counts:  # What became of it
     "Send the new part of an answer, wait for the broker, then remember it."
     merged = in_order(merge_records(found.records))
@@ -184,7 +185,7 @@ def send_answer(
         if part is not None:
             sensor = record.get("sensor")
             key = str(sensor.get("id")) if isinstance(sensor, dict) else None
-            outbox.send(RAW_TOPIC, key, msgspec.json.encode(enrich(part, format_time(fetched_at))))
+            outbox.send(RAW_TOPIC, key, msgspec.json.encode(enrich(part, format_time(fetched_at), names)))
             sent += [key for key, is_new in zip(some, new, strict=True) if is_new]
     for scrap in found.scraps:
         outbox.send(DEAD_TOPIC, None, dead_letter(scrap.reason, scrap.original, topic=source))
@@ -286,6 +287,7 @@ def scrape(
     pause_s: float = 0.0,  # From the start of a poll to the start of the next [s]
     watch: Callable[[Counts], Any] = lambda counts: None,  # Told the totals after each poll
     health: Health | None = None,  # Told how it goes, its loop is `poll`; None: nobody asks
+    places: Places | None = None,  # Names the locations; None: they stay without a name
 ) -> Counts:  # Totals
     "Send on what a source has, until it ends or we are told to stop; raise BusError when Kafka stays away."
     health = health or Health({"poll": math.inf})
@@ -312,7 +314,8 @@ def scrape(
         metrics.polls.labels(outcome).inc()
         if found is not None:
             fetched_at = datetime.now(UTC)
-            send = partial(send_answer, found, memory, outbox, source, fetched_at)
+            names = places.of(found.records) if places else {}  # once: every attempt sends the same record
+            send = partial(send_answer, found, memory, outbox, source, fetched_at, names)
             done = _deliver(send, stop, refused)
             total = _sum(total, done)
             metrics.count(done, found, fetched_at)
