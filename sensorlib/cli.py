@@ -62,7 +62,7 @@ def scrape(arguments: Arguments) -> int:
     "Poll a source and send on what is new."
     from sensorlib.bus import Outbox, make_topics
     from sensorlib.places import places_of
-    from sensorlib.scraper import memory_of
+    from sensorlib.scraper import Ledger, memory_of
     from sensorlib.scraper import scrape as run
     from sensorlib.service import Health, serving, stop_on_signals
 
@@ -74,7 +74,9 @@ def scrape(arguments: Arguments) -> int:
     with serving(settings.listen, health):
         make_topics(settings.brokers, settings.partitions, settings.replicas)
         memory, outbox = memory_of(settings), Outbox(settings.brokers)
-        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health, places)
+        goes_on = arguments.source in ([], ["live"], ["simulate"])
+        ledger = Ledger(memory, outbox, datetime.now(UTC), health.registry) if goes_on else None
+        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health, places, ledger)
     _print_result(arguments, asdict(counts))
     return 0
 
