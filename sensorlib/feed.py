@@ -8,19 +8,22 @@ __all__ = ['USER_AGENT', 'Scrap', 'Answer', 'read_answer', 'merge_records', 'in_
 # %% ../nbs/01_feed.ipynb #d1fb0626
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from . import __version__
-from .core import IDENTIFIER, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN, FeedError, kind_of, parse_id
+from .core import IDENTIFIER, KINDS, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN, FeedError, kind_of, parse_id
 
 # %% ../nbs/01_feed.ipynb #2ff845ac
 @dataclass(frozen=True)
@@ -171,73 +174,122 @@ def in_order(
     return sorted(records, key=place)
 
 # %% ../nbs/01_feed.ipynb #5eab41bb
-def _rows(records: Iterable[dict[str, Any]]) -> Iterator[tuple[object, ...]]:
-    for position, record in enumerate(records):
-        head = (position, *(_text(_at(record, *path)) for path in _PATHS.values()))
-        values = _values(record)
-        for value in values:
-            yield (*head, len(values), _text(_at(value, "value_type")), _text(_at(value, "value")))
-        if not values:
-            yield (*head, 0, None, None)
-
-
 def measurements(
     records: Iterable[dict[str, Any]],  # Records of the feed, enriched or not
 ) -> pd.DataFrame:  # One row a value: `record` (position), the parsed fields, `text`, `value`, `reason`
     "Turn records into a table of measurements; rows that are no reading say why in `reason`."
-    columns = ["record", *_PATHS, "values", "value_type", "text"]
-    return parse_texts(pd.DataFrame(_rows(records), columns=columns))
+    heads: list[list[str | None]] = []
+    values: list[tuple[int, str | None, str | None, bool]] = []
+    for position, record in enumerate(records):
+        heads.append([_text(_at(record, *path)) for path in _PATHS.values()])
+        found = [(position, _text(_at(v, "value_type")), _text(_at(v, "value")), True) for v in _values(record)]
+        values += found or [(position, None, None, False)]
+    columns = zip(*heads, strict=True) if heads else [()] * len(_PATHS)
+    record, *texts = zip(*values, strict=True) if values else [()] * 4
+    named = dict(zip(("value_type", "text", "is_value"), texts, strict=True))
+    return parse_texts(dict(zip(_PATHS, columns, strict=True)), {"record": np.array(record, "int64"), **named})
 
 # %% ../nbs/01_feed.ipynb #75a17eea
-def _matching(column: pd.Series, pattern: str) -> pd.Series:
-    known = column.astype("object").where(column.notna(), "")
-    return column.where(known.str.fullmatch(pattern).astype(bool) & ~known.str.endswith("\n"))
+def _each(
+    texts: Any,  # Texts or None; an Arrow array holds ASCII alone
+    parse: Callable[[pa.Array], pa.Array],
+) -> pa.Array:  # Missing where there is nothing to parse
+    "Parse a column of texts; different ones but once where Arrow has them in a dictionary."
+    if isinstance(texts, pa.DictionaryArray):
+        return parse(texts.dictionary).take(texts.indices)
+    if not isinstance(texts, pa.Array):  # no pattern matches what is not ASCII
+        texts = pa.array([text if isinstance(text, str) and text.isascii() else None for text in texts], pa.string())
+    return parse(texts)
 
 
-def _numbers(column: pd.Series) -> pd.Series:
-    return _matching(column, NUMBER).astype("float64")  # pd.to_numeric would be a last bit off
+def _matching(texts: pa.Array, pattern: str) -> pa.Array:
+    return pc.if_else(pc.match_substring_regex(texts, pattern), texts, pa.scalar(None, pa.string()))
 
 
-def _ids(column: pd.Series) -> pd.Series:
-    return _matching(column, IDENTIFIER).astype("string").astype("Int64")
+def _numbers(texts: pa.Array) -> pa.Array:
+    return pc.cast(pc.utf8_ltrim(_matching(texts, NUMBER), "+"), pa.float64())
 
 
-def _times(column: pd.Series) -> pd.Series:
-    stamps = _matching(column, TIME).str.slice(0, 19).str.replace("T", " ")
-    return pd.to_datetime(stamps, format="%Y-%m-%d %H:%M:%S", utc=True)
+def _ids(texts: pa.Array) -> pa.Array:
+    return pc.cast(_matching(texts, IDENTIFIER), pa.int64())
+
+
+def _times(texts: pa.Array, pattern: str = TIME) -> pa.Array:
+    stamps = pc.utf8_slice_codeunits(_matching(texts, pattern), 0, 19)
+    return pc.cast(pc.cast(stamps, pa.timestamp("s")), pa.timestamp("ns", "UTC"))
+
+
+def _truths(texts: pa.Array) -> pa.Array:
+    known = pc.is_in(texts, pa.array(["1", "true", "0", "false"]))
+    return pc.if_else(known, pc.is_in(texts, pa.array(["1", "true"])), pa.scalar(None, pa.bool_()))
+
+
+def _names(texts: Any) -> pd.Series:
+    "Cut names to their length; a category stays one."
+    if isinstance(texts, pa.DictionaryArray):
+        return pd.Series(texts.to_pandas())
+    return pd.Series(texts, dtype="object").str.slice(0, NAME_LENGTH)
 
 # %% ../nbs/01_feed.ipynb #2c722e41
-_NAMES = ("sensor_type", "country", "place", "cell", "value_type")
-_TRUTH = {"1": True, "true": True, "0": False, "false": False}
+_PARSERS: dict[str, Callable[[pa.Array], pa.Array]] = {
+    **dict.fromkeys(("record_id", "sensor_id", "location_id"), _ids),
+    **dict.fromkeys(("lat", "lon", "altitude"), _numbers),
+    "indoor": _truths,
+    "ts": _times,
+    "fetched_at": partial(_times, pattern=TIME_AS_WRITTEN),
+}
+_PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+def _kinds(value_type: pd.Series, sensor_type: pd.Series) -> pd.Series:
+    "Kind of each value; as a category where the value types are one."
+    (types, type_names), (sensors, sensor_names) = (
+        pd.factorize(column, use_na_sentinel=False) for column in (value_type, sensor_type)
+    )
+    pairs, which = pd.factorize(types * (len(sensor_names) + 1) + sensors)
+    found = [
+        kind_of(type_names[w // (len(sensor_names) + 1)], sensor_names[w % (len(sensor_names) + 1)]) for w in which
+    ]
+    if value_type.dtype == "category":
+        codes = np.array([KINDS.index(kind) if kind else -1 for kind in found], int)
+        return pd.Series(pd.Categorical.from_codes(codes[pairs], KINDS))
+    return pd.Series(np.array(found, "object")[pairs])
 
 
 def parse_texts(
-    texts: pd.DataFrame,  # Columns as in `measurements`, every field as text
-) -> pd.DataFrame:  # The same rows with parsed columns, `value` and `reason`
+    heads: Mapping[
+        str, Any
+    ],  # For each record the texts of `_PATHS`; a column is a sequence, or an Arrow array of ASCII
+    values: Mapping[
+        str, Any
+    ],  # For each value its `record` (position in heads), `value_type` and `text`, and `is_value`
+) -> pd.DataFrame:  # A row a value, with parsed columns, `value` and `reason`
     "Parse a table of texts; a row that is no reading gets a reason, and none is dropped."
-    parsed = texts.assign(
-        **{name: _ids(texts[name]) for name in ("record_id", "sensor_id", "location_id")},
-        **{name: _numbers(texts[name]) for name in ("lat", "lon", "altitude")},
-        **{name: texts[name].astype("object").str.slice(0, NAME_LENGTH) for name in _NAMES},
-        indoor=texts["indoor"].map(_TRUTH).astype("boolean"),
-        ts=_times(texts["ts"]),
-        fetched_at=_times(_matching(texts["fetched_at"], TIME_AS_WRITTEN)),
-        value=_numbers(texts["text"]),
-    )
-    kinds = [kind_of(v, s) for v, s in zip(parsed["value_type"], parsed["sensor_type"], strict=True)]
-    parsed["kind"] = pd.Series(kinds, index=parsed.index, dtype="object")
-    future = (parsed["ts"] - parsed["fetched_at"]) >= pd.Timedelta(days=1)
-    unusable = parsed["kind"].notna() & parsed["value"].isna()
+    parsed = {
+        name: pd.Series(_each(heads[name], _PARSERS[name]).to_pandas(types_mapper=_PANDAS.get))
+        if name in _PARSERS
+        else _names(heads[name])
+        for name in _PATHS
+    }
+    late = (parsed["ts"] - parsed.pop("fetched_at")) >= pd.Timedelta(days=1)
+    no_time = (parsed["ts"].isna() | late).to_numpy()
+    record = values["record"]
+    rows = pd.DataFrame({"record": record} | {name: column.array.take(record) for name, column in parsed.items()})
+    rows["value_type"] = _names(values["value_type"])
+    rows["text"] = pd.Series(values["text"], dtype=None if isinstance(values["text"], pa.Array) else "object")
+    rows["value"] = _each(values["text"], _numbers).to_numpy(zero_copy_only=False)
+    rows["kind"] = _kinds(rows["value_type"], rows["sensor_type"])
     reasons = {
-        "no_values": texts["values"] == 0,
-        "sensor_id": parsed["sensor_id"].isna(),
-        "time": parsed["ts"].isna() | future,
-        "value": parsed["value_type"].isna() | parsed["text"].isna() | unusable,
+        "no_values": ~np.asarray(values["is_value"], bool),
+        "sensor_id": rows["sensor_id"].isna().to_numpy(),
+        "time": no_time[record],
+        "value": (
+            rows["value_type"].isna() | rows["text"].isna() | (rows["kind"].notna() & rows["value"].isna())
+        ).to_numpy(),
     }
     names = np.array([*reasons, None], dtype="object")
-    first = np.select([r.to_numpy(bool) for r in reasons.values()], range(len(reasons)), len(reasons))
-    parsed["reason"] = names[first]
-    return parsed.drop(columns=["values", "fetched_at"])
+    rows["reason"] = names[np.select([*reasons.values()], range(len(reasons)), len(reasons))]
+    return rows
 
 # %% ../nbs/01_feed.ipynb #3831383c
 USER_AGENT = f"sensorlib/{__version__} (reader of sensor.community)"

@@ -714,6 +714,7 @@ def test_neighbours_are_heard_as_the_rule_says() -> None:
     asked = asked.assign(
         value_type="P1", altitude=1.0, comparable=random.normal(size=size).round(1), speaks=random.random(size) < 0.6
     )
-    found = neighbours(asked)[["others", "lowest", "low", "middle", "high", "highest"]]
+    everything = np.ones(size, bool)
+    found = neighbours(asked.assign(asks=True), lambda near: everything)[["others", "lowest", "low", "middle", "high", "highest"]]
     assert found["others"].between(0, 30).all() and found["others"].nunique() > 10
     assert [tuple(row) for row in found.itertuples(index=False)] == told_one_by_one(asked)
