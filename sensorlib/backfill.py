@@ -32,7 +32,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pandas.api.types import union_categoricals
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from .archive import PLACES, VALUE_NAMES, Rows, day_of, find_gaps, open_files, plain_head, read_file, read_rows
@@ -48,7 +47,7 @@ from sensorlib.core import (
 )
 from .feed import PATHS, USER_AGENT, in_order, measurements, merge_records, parse_texts
 from .places import cell, enrich
-from .quality import FLAGS, is_good, judge_piece
+from .quality import FLAGS, is_good, join_columns, judge_piece
 from .store import Store, open_store
 
 # %% ../nbs/14_backfill.ipynb #2daeeabc
@@ -311,12 +310,7 @@ def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
     "Put tables one below the other; categories stay such."
     if len(frames) == 1:
         return frames[0]
-    stacked = {}
-    for name in frames[0]:
-        columns = [frame[name] for frame in frames]
-        alike = all(column.dtype == "category" for column in columns)
-        stacked[name] = union_categoricals(columns) if alike else pd.concat(columns, ignore_index=True).array
-    return pd.DataFrame(stacked, copy=False)
+    return pd.DataFrame({name: join_columns([frame[name] for frame in frames]) for name in frames[0]}, copy=False)
 
 
 def _careful(number: int, name: str, data: bytes, fetched_at: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -360,7 +354,7 @@ def _piece_of(frames: list[pd.DataFrame], scraps: list[dict[str, Any]], names: S
     "Sort measurements by what they are and by time."
     measured = _stack(frames)
     is_dead, is_other = measured["reason"].notna().to_numpy(), measured["kind"].isna().to_numpy()
-    order = np.lexsort((measured["record"].to_numpy(), measured["ts"].to_numpy()))
+    order = np.lexsort((measured["record"].to_numpy(), measured["ts"].to_numpy("datetime64[ns]")))
     dead = measured.loc[is_dead, _DEAD].astype({"text": "object", "value_type": "object"})
     dead = pd.concat([dead, pd.DataFrame(scraps, columns=_DEAD).astype(dead.dtypes)], ignore_index=True)
     other = measured.loc[~is_dead & is_other, _OTHER]

@@ -7,12 +7,12 @@ __all__ = ['METERS', 'LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD',
            'RECENT_S', 'GAP_S', 'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES',
            'AGREE', 'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code',
            'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'wide_cell',
-           'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine',
-           'judge_piece', 'Verdicts', 'measured_files', 'check_files', 'summarise', 'write_frame', 'read_frame',
-           'score']
+           'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'join_columns',
+           'judge', 'examine', 'judge_piece', 'Verdicts', 'measured_files', 'check_files', 'summarise', 'write_frame',
+           'read_frame', 'score']
 
 # %% ../nbs/05_quality.ipynb #acc2ece3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -22,6 +22,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from .archive import open_files, read_file
 from .core import PARTICLE_COUNTERS, READING_COLUMNS, VALUE_TYPES, MissingPart, SettingError, format_time
@@ -257,11 +258,8 @@ def history(
     order = np.argsort(key, kind="stable")
     second = readings["ts"].to_numpy("datetime64[s]").astype("int64")[order]
     value, key = readings["value"].to_numpy("float64")[order], key[order]
-    before = (
-        {name: np.zeros(len(key)) for name in _COUNTED}
-        if "known" not in readings
-        else {name: readings[name].fillna(0).to_numpy()[order] for name in _COUNTED}
-    )
+    nothing = pd.Series(0, readings.index)
+    before = {name: readings.get(name, nothing).to_numpy("int64")[order] for name in _COUNTED}
     remembered = before["known"] > 0
     first = _changed(key)
     begins = first | remembered | (np.abs(np.diff(second, prepend=second[:1])) >= GAP_S)
@@ -269,8 +267,8 @@ def history(
     for name, starts in (("known", begins), ("held", begins | _changed(value))):
         told[name] = _count_from(starts)
         since = np.arange(len(key)) + 1 - told[name]
-        told[name] = told[name] + np.maximum(before[name][since] - 1, 0).astype("int64")
-    told["held_s"] = second - second[since] + before["held_s"][since].astype("int64")
+        told[name] = told[name] + np.maximum(before[name][since] - 1, 0)
+    told["held_s"] = second - second[since] + before["held_s"][since]
     told["usual"] = _median_of_last(value, second, _count_from(first))
     told["new_minute"] = first | _changed(second // 60)
     back = np.argsort(order)
@@ -620,24 +618,42 @@ def _answer(columns: pd.DataFrame, **asked: str) -> dict[str, Any]:
         return engine.execute(f"SELECT {wanted} FROM columns").fetchnumpy()
 
 
+def join_columns(
+    columns: Sequence[pd.Series],  # Of the same type; categories may differ
+) -> Any:  # One array
+    "Put columns one below the other; categories stay such."
+    if all(column.dtype == "category" for column in columns):
+        return union_categoricals(columns)
+    return pd.concat(columns, ignore_index=True).array
+
+
+def _recall(
+    readings: pd.DataFrame,  # Readings with their partners
+    memory: pd.DataFrame,  # As `_remember` gives it
+) -> dict[str, Any]:  # Columns of both, what is remembered first; nothing is known yet of the readings
+    "Put readings behind what is remembered."
+    facts = {name: join_columns([memory[name], readings[name]]) for name in _KNOWN}
+    facts |= {side: np.append(np.full(len(memory), np.nan), readings[side]) for side in PARTNERS}
+    return facts | {name: np.append(memory[name], np.zeros(len(readings))) for name in _COUNTED}
+
+
 def _examine(
     readings: pd.DataFrame,  # Readings with their partners, in the order of their arrival
     memory: pd.DataFrame | None = None,  # What is remembered of earlier ones, as `_remember` gives it
 ) -> pd.DataFrame:  # Facts and verdict of each row; what is remembered comes first
     "Find what there is to say about each reading."
-    remembered = np.arange(len(readings) + (0 if memory is None else len(memory))) < (
-        0 if memory is None else len(memory)
-    )
+    facts: dict[str, Any] = {name: readings[name] for name in (*_KNOWN, *PARTNERS)}
+    old = 0 if memory is None else len(memory)
     if memory is not None:
-        readings = pd.concat([memory, readings[[*_KNOWN, *PARTNERS]]], ignore_index=True)
-    facts = {name: readings[name] for name in (*_KNOWN, *PARTNERS)} | dict(history(readings))
+        facts = _recall(readings, memory)
+    facts |= dict(history(pd.DataFrame(facts, copy=False)))
     found = _answer(pd.DataFrame(facts, copy=False), own=qc_sql(asks_others=False), comparable=comparable_sql())
     facts["comparable"] = comparable = np.ma.filled(found["comparable"], np.nan)
     facts["own"] = own = found["own"]
-    facts["speaks"] = facts["new_minute"] & (own % 128 == 0) & ~np.isnan(comparable)
+    facts["speaks"] = facts["new_minute"].to_numpy() & (own % 128 == 0) & ~np.isnan(comparable)
     if memory is not None:
-        facts |= {name: np.append(memory[name], facts[name][remembered.sum() :]) for name in ("own", "speaks")}
-    facts["asks"] = ~np.isnan(comparable) & ~remembered
+        facts |= {name: np.append(memory[name], facts[name][old:]) for name in ("own", "speaks")}
+    facts["asks"] = ~np.isnan(comparable) & (np.arange(len(own)) >= old)
     asked = pd.DataFrame(facts, copy=False)
 
     def doubtful(near: pd.DataFrame) -> np.ndarray:
