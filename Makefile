@@ -5,11 +5,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON := $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 EXTRA := dev
 NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
+INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test check setup constraints notebooks clean
+.PHONY: help demo test check setup constraints notebooks influxd clean
 .SECONDARY:
 
 help:
@@ -18,6 +19,7 @@ help:
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
+	@echo "make influxd      build InfluxDB's server for the tests, with Go and Rust; kept outside the checkout"
 	@echo "make constraints  resolve constraints.txt anew, around tools/pins.txt"
 	@echo "make clean        remove $(VENV), caches and builds; the data of the demo stays"
 
@@ -48,6 +50,13 @@ notebooks: $(VENV)/.installed-dev
 	@PLOTLY_RENDERER=png $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN $(NOTEBOOKS)
 	@$(BIN)/python tools/palette.py $(NOTEBOOKS)
 	@$(BIN)/nbdev_clean
+
+influxd: $(INFLUXD)
+	@echo $<
+
+$(INFLUXD):
+	@echo "Building InfluxDB from source: some 10 minutes the first time."
+	@tools/influxd/build $@
 
 constraints: $(VENV)/.python
 	@$(PIP) install uv

@@ -10,15 +10,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from .bus import Outbox, Receiver, dead_letter
-from .core import DEAD_TOPIC, KIND_TOPICS, Reading, Settings
+from .bus import Handler, Outbox, Receiver, dead_letter
+from .core import DEAD_REASONS, DEAD_TOPIC, KIND_TOPICS, Reading, Settings
 from .quality import FAULTS
 from .store import Store, open_store
 
@@ -71,12 +72,23 @@ class Progress:
     dead: int = 0
     flagged: int = 0  # Readings with a fault
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=20_000))
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)  # Lanes share the counts
+
+    def add(self, stored: Sequence[tuple[Envelope, Reading]], dead: int) -> None:
+        "Count a batch that is done."
+        now = time.time()
+        with self.lock:
+            self.received += len(stored) + dead
+            self.stored += len(stored)
+            self.dead += dead
+            self.flagged += sum(1 for _, reading in stored if reading.qc & FAULTS)
+            self.latencies_s.extend(now - message.timestamp()[1] / 1000 for message, _ in stored)
 
     def percentiles_s(self, percents: Sequence[float]) -> list[float | None]:
         "Percentiles of the latency [s]; None before the first reading."
-        if not self.latencies_s:
-            return [None for _ in percents]
-        return list(np.percentile(np.fromiter(self.latencies_s, float), percents).tolist())
+        with self.lock:
+            known = np.fromiter(self.latencies_s, float)
+        return list(np.percentile(known, percents).tolist()) if len(known) else [None for _ in percents]
 
 # %% ../nbs/10_collector.ipynb #677f5e56
 def store_batch(
@@ -86,43 +98,44 @@ def store_batch(
     progress: Progress,  # Counts to add to
 ) -> None:
     "Store the readings of a batch, bury the rest; returns when both are acknowledged."
-    pairs = [(message, read_message(message)) for message in messages]
-    readings = [reading for _, reading in pairs if reading is not None]
-    store.write(readings)
-    dead = [message for message, reading in pairs if reading is None]
-    for message in dead:
+    found = [(message, reading) for message in messages if (reading := read_message(message)) is not None]
+    refused = {id(refusal.reading): refusal.says for refusal in store.write([reading for _, reading in found])}
+    stored = [(message, reading) for message, reading in found if id(reading) not in refused]
+    dead: list[tuple[Envelope, str, str | None]] = [
+        (message, "refused", refused[id(reading)]) for message, reading in found if id(reading) in refused
+    ]
+    if len(found) < len(messages):
+        usable = {id(message) for message, _ in found}
+        dead += [(message, "reading", None) for message in messages if id(message) not in usable]
+    for message, reason, says in dead:
         place = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
-        log.warning("no reading at %s", place)
-        outbox.send(DEAD_TOPIC, None, dead_letter("reading", message.value() or b"", **place))
+        log.warning("%s, at %s: %s", DEAD_REASONS[reason], place, says or "see sensor.dead")
+        outbox.send(DEAD_TOPIC, None, dead_letter(reason, message.value() or b"", says, **place))
     if dead:
         outbox.flush()
-    now = time.time()
-    progress.received += len(pairs)
-    progress.stored += len(readings)
-    progress.dead += len(dead)
-    progress.flagged += sum(1 for reading in readings if reading.qc & FAULTS)
-    progress.latencies_s.extend(
-        now - message.timestamp()[1] / 1000 for message, reading in pairs if reading is not None
-    )
+    progress.add(stored, len(dead))
 
 # %% ../nbs/10_collector.ipynb #541fb82b
 def collect(
     settings: Settings,  # Settings of the services
-    stop: threading.Event,  # Set it to end after the batch in hand
-    watch: Callable[[Progress], Any] = lambda progress: None,  # Told the counts after each batch
+    stop: threading.Event,  # Set it to end after the batches in hand
+    watch: Callable[[Progress], Any] = lambda progress: None,  # Told the counts after each round
 ) -> Progress:  # Totals
-    "Store readings as they come, until told to stop."
-    store, outbox, progress = open_store(settings.store), Outbox(settings.brokers), Progress()
+    "Store readings as they come, until told to stop; raise StoreRefused when somebody has to mend the store first."
+    progress = Progress()
     receiver = Receiver(settings.brokers, "sensorlib-collect", KIND_TOPICS)
 
-    def handle(messages: Sequence[Envelope]) -> None:
-        "Store a batch and tell the counts."
-        store_batch(messages, store, outbox, progress)
-        watch(progress)
+    @contextmanager
+    def lane() -> Iterator[Handler]:
+        "Open what one lane needs."
+        outbox = Outbox(settings.brokers)
+        with closing(open_store(settings.store)) as store:
+            yield lambda messages: store_batch(messages, store, outbox, progress)
 
+    writers = settings.writers if settings.store.startswith("influxdb:") else 1
     try:
-        receiver.run(handle, stop)
+        receiver.run(lane, stop, writers, watch=lambda trouble: watch(progress))
     finally:
         receiver.close()
-        store.close()
+        watch(progress)
     return progress

@@ -6,8 +6,8 @@
 __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPIC', 'DEAD_TOPIC', 'KIND_TOPICS', 'DEAD_REASONS',
            'NUMBER', 'IDENTIFIER', 'TIME', 'TIME_AS_WRITTEN', 'NAME_LENGTH', 'READING_COLUMNS', 'ValueType', 'kind_of',
            'parse_number', 'parse_id', 'parse_time', 'format_time', 'Reading', 'SensorlibError', 'SettingError',
-           'FeedError', 'BusError', 'StoreError', 'MissingPart', 'PartDied', 'Settings', 'load_settings',
-           'write_status', 'read_status']
+           'FeedError', 'BusError', 'StoreError', 'StoreRefused', 'MissingPart', 'PartDied', 'Settings',
+           'load_settings', 'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
 import json
@@ -74,6 +74,7 @@ DEAD_REASONS = {
     "time": "no usable time: ISO 8601, UTC, from the years 2000 to 2099, at most a day in the future",
     "value": "no usable value: a decimal number of at most 60 digits and a two-digit exponent",
     "reading": "the message is not a reading",
+    "refused": "the store can never keep the reading; `says` is its answer",
 }
 
 # %% ../nbs/00_core.ipynb #e9a41bc6
@@ -163,7 +164,13 @@ class BusError(SensorlibError, ConnectionError):
 
 
 class StoreError(SensorlibError, OSError):
-    "The store refused a write or a read."
+    "The store did not do what it was asked; another time it may."
+
+    retry_after_s: float | None = None  # When the store says so itself
+
+
+class StoreRefused(StoreError, PermissionError):
+    "The store will go on refusing until somebody mends a setting, a permission or a file."
 
 
 class MissingPart(SensorlibError, FileNotFoundError):
@@ -192,10 +199,17 @@ class Settings:
         default="sqlite:///sensorlib.db",
         metadata={"says": "sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET"},
     )
+    writers: int = field(
+        default=4, metadata={"says": "batches that the collector writes at the same time; a file takes one"}
+    )
     checkpoints: str = field(
         default="checkpoints", metadata={"says": "directory for checkpoints and savepoints of the stream job"}
     )
     parallelism: int = field(default=1, metadata={"says": "parallel tasks of the stream job"})
+    listen: str = field(
+        default="", metadata={"says": "HOST:PORT for metrics and health, port 0: any free one; empty: no port"}
+    )
+    log_format: str = field(default="plain", metadata={"says": "lines of the log: plain or json"})
 
 
 def load_settings(

@@ -1,5 +1,6 @@
-"""A real InfluxDB for tests: found on PATH, in $INFLUXD or at $INFLUX_URL; without one the test is skipped."""
+"""A real InfluxDB for tests: in $INFLUXD, on PATH, from `make influxd`, or at $INFLUX_URL; without one the test is skipped."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -30,6 +31,15 @@ class Influx:
         answer.raise_for_status()
         return answer.json() if answer.content else {}
 
+    def write(self, bucket: str, lines: str) -> None:
+        "Write lines as they are, times in seconds."
+        answer = httpx.post(
+            f"{self.address}/api/v2/write?org={self.org}&bucket={bucket}&precision=s",
+            content=lines,
+            headers={"Authorization": f"Token {self.token}"},
+        )
+        answer.raise_for_status()
+
     @contextmanager
     def bucket(self, keep_s: int = 0) -> Iterator[str]:
         "Store URL of a new bucket, which keeps readings for so long (0: for ever)."
@@ -39,6 +49,14 @@ class Influx:
         made = self.ask("POST", "/api/v2/buckets", orgID=org_id, name=name, retentionRules=rules)
         yield f"{self.address.replace('http', 'influxdb')}?org={self.org}&bucket={name}"
         self.ask("DELETE", f"/api/v2/buckets/{made['id']}")
+
+
+def built_influxd() -> str | None:
+    "The server that `make influxd` built, if it did."
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    sums = (Path(__file__).resolve().parents[1] / "tools" / "influxd" / "go.sum").read_bytes()
+    built = cache / "sensorlib" / f"influxd-{hashlib.sha256(sums).hexdigest()[:16]}"
+    return str(built) if built.exists() else None
 
 
 def free_port() -> int:
@@ -83,8 +101,10 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
         orgs = httpx.get(f"{address}/api/v2/orgs", headers={"Authorization": f"Token {token}"}).json()["orgs"]
         yield Influx(address.rstrip("/"), orgs[0]["name"], token)
         return
-    program = os.environ.get("INFLUXD") or shutil.which("influxd")
+    program = os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
     if not program:
-        pytest.skip("no InfluxDB: put influxd on PATH, set INFLUXD, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN")
+        pytest.skip(
+            "no InfluxDB: run `make influxd`, put influxd on PATH, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN"
+        )
     with running_influxd(program, tmp_path_factory.mktemp("influxd")) as server:
         yield server

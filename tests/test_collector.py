@@ -16,7 +16,7 @@ import pytest
 from sensorlib.collector import Progress, read_message, store_batch
 from sensorlib.core import DEAD_TOPIC, KINDS, BusError, Reading, StoreError
 from sensorlib.quality import FAULTS, FLAGS
-from sensorlib.store import SqliteStore
+from sensorlib.sqlite import SqliteStore
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 READING = Reading(

@@ -1,5 +1,6 @@
 """One contract for every store, then what is particular to each."""
 
+import gzip
 import sqlite3
 import subprocess
 import sys
@@ -9,13 +10,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
-from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError
-from sensorlib.store import SqliteStore, Store, influx_token, label, line_protocol, open_store
+from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
+from sensorlib.influx import influx_token, line_protocol
+from sensorlib.rows import Unstorable, label
+from sensorlib.sqlite import SqliteStore
+from sensorlib.store import Store, open_store
 
 if TYPE_CHECKING:
+    from conftest import Web
     from influx import Influx
 
 pytest_plugins = ("influx",)
@@ -203,10 +209,13 @@ def test_values_come_back_exactly(store: Store, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_no_number_refuses_the_batch(store: Store, value: float) -> None:
-    with pytest.raises(StoreError, match="nothing of"):
-        store.write([at(1), replace(SENSOR, value=value)])
-    assert store.counts() == {}
+def test_a_value_that_is_no_number_is_given_back_alone(store: Store, value: float) -> None:
+    batch = [at(minutes) for minutes in range(10)]
+    batch[3:3] = [replace(SENSOR, value=value), at(20, value=value)]
+    refused = store.write(batch)
+    assert [(r.reading.ts, str(r.reading.value)) for r in refused] == [(NOON, str(value)), (at(20).ts, str(value))]
+    assert all(r.says for r in refused)
+    assert store.counts() == {"particulates": 10}
 
 
 def test_an_empty_store_answers_with_the_same_columns_and_types(store: Store) -> None:
@@ -282,8 +291,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_sqlite_forgets_sites_of_a_batch_that_failed(file: Path) -> None:
     store = SqliteStore(file)
-    with pytest.raises(StoreError):
-        store.write([replace(SENSOR, value=float("nan"))])
+    assert len(store.write([replace(SENSOR, value=float("nan"))])) == 1
     store.write([SENSOR, at(1), at(2, place="elsewhere")])
     assert [r.place for r in read_latest(store)] == ["elsewhere"]
     assert sqlite3.connect(file).execute("SELECT count(*) FROM sites").fetchone() == (2,)
@@ -350,19 +358,35 @@ def test_influxdb_says_what_is_wrong_with_token_and_bucket(influx: "Influx", mon
         monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", token)
         store = open_store(f"{address}?org={influx.org}&bucket=no-such")
         for call in (lambda store=store: store.write([SENSOR]), store.counts):
-            with pytest.raises(StoreError, match=message) as caught:
+            with pytest.raises(StoreRefused, match=message) as caught:
                 call()
             assert token not in f"{caught.value} {caught.value.__cause__} {store!r}"
 
 
-def test_influxdb_refuses_what_the_bucket_no_longer_keeps(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_influxdb_gives_back_what_the_bucket_no_longer_keeps(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
     with influx.bucket(keep_s=3600) as url:
         store = open_store(url)
         now = datetime.now(UTC).replace(microsecond=0)
-        with pytest.raises(StoreError, match=r"answered 422.*older than the bucket keeps"):
-            store.write([SENSOR, replace(SENSOR, ts=now)])
-        assert [r.ts for r in read_latest(store)] == [now]
+        batch = [replace(SENSOR, sensor_id=n, ts=NOON if n % 7 == 0 else now) for n in range(1, 101)]
+        refused = store.write(batch)
+        assert [r.reading.sensor_id for r in refused] == [*range(7, 101, 7)]
+        assert all("Retention Policy" in r.says for r in refused)
+        assert len(read_latest(store)) == 100 - len(refused)
+        assert len(store.write([at(n) for n in range(5000)])) == 5000
+        assert len(read_latest(store)) == 100 - len(refused)
+
+
+def test_influxdb_gives_back_what_has_another_type_there(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    with influx.bucket() as url:
+        bucket = url.rpartition("=")[2]
+        lines = f"particulates P2=1i {int(NOON.timestamp())}"
+        influx.write(bucket, lines)
+        store = open_store(url)
+        refused = store.write([at(0), at(0, value_type="P2"), at(1), at(1, value_type="P2")])
+        assert [(r.reading.value_type, "type conflict" in r.says) for r in refused] == [("P2", True)] * 2
+        assert store.counts() == {"particulates": 2}
 
 
 def test_influxdb_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,6 +395,63 @@ def test_influxdb_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="did not answer") as caught:
         store.write([SENSOR])
     assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.fixture
+def fake(web: "Web", monkeypatch: pytest.MonkeyPatch) -> Store:
+    "A store behind a server that answers as InfluxDB is known to, for what the real one cannot be made to say."
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", "s3cret")
+    return open_store(f"influxdb://{urlsplit(web.url).netloc}?org=home&bucket=readings")
+
+
+def lines_of(body: bytes) -> list[str]:
+    return gzip.decompress(body).decode().splitlines()
+
+
+def test_influxdb_that_takes_only_small_requests_gets_small_ones(fake: Store, web: "Web") -> None:
+    too_large = b'{"code":"request too large","message":"write request too large"}'
+    for status in (413, 413, 204, 204, 204):
+        web.reply(too_large if status == 413 else b"", status)
+    assert fake.write([at(n) for n in range(100)]) == []
+    assert [len(lines_of(body)) for body in web.got] == [100, 50, 25, 25, 50]
+
+
+def test_influxdb_that_takes_not_even_one_gives_it_back(fake: Store, web: "Web") -> None:
+    web.reply(b'{"message":"write request too large"}', 413)
+    (refused,) = fake.write([SENSOR])
+    assert (refused.reading, refused.says) == (SENSOR, "413: write request too large")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait_s"),
+    [(429, {"Retry_After": "7"}, 7.0), (503, {"Retry_After": "90"}, 90.0), (503, {}, None), (500, {}, None), (408, {}, None),
+     (429, {"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None), (502, {}, None)],
+)  # fmt: skip
+def test_influxdb_that_is_busy_is_asked_again_later(
+    fake: Store, web: "Web", status: int, headers: dict[str, str], wait_s: float | None
+) -> None:
+    web.reply(b'{"message":"later"}', status, **headers)
+    with pytest.raises(StoreError, match=f"answered {status}: later") as caught:
+        fake.write([SENSOR, BARE])
+    assert not isinstance(caught.value, StoreRefused | Unstorable)
+    assert caught.value.retry_after_s == wait_s
+    assert len(web.got) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>Bad Request</html>", b'{"code":"invalid","message":"invalid precision"}', b""]
+)
+def test_a_request_that_is_wrong_as_a_whole_buries_no_reading(fake: Store, web: "Web", body: bytes) -> None:
+    web.reply(body, 400)
+    with pytest.raises(StoreRefused, match="answered 400"):
+        fake.write([SENSOR, BARE])
+    assert len(web.got) == 1
+
+
+def test_an_answer_that_breaks_off_is_no_answer(fake: Store, web: "Web") -> None:
+    web.reply(b"half", 200, Content_Length="4000")
+    with pytest.raises(StoreError, match="did not answer"):
+        fake.write([SENSOR])
 
 
 @pytest.mark.parametrize(

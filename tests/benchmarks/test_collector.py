@@ -24,7 +24,8 @@ from sensorlib.feed import measurements
 from sensorlib.places import enrich
 from sensorlib.quality import judge
 from sensorlib.simulate import make_city, records
-from sensorlib.store import SqliteStore, line_protocol
+from sensorlib.influx import line_protocol
+from sensorlib.sqlite import SqliteStore
 
 BATCH = 5_000  # the collector's own
 TAGS = ("country", "location_id", "place", "sensor_id", "sensor_type")
