@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy as np
 import pandas as pd
 import pytest
 from test_core import IDS, NUMBERS, TIMES
