@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'PIECE_ROWS', 'Source', 'list_files', 'Web', 'list_web', 'chunks_of', 'Piece', 'measure_files', 'Part',
-           'Manifest', 'read_manifest', 'Backfill', 'state_folder', 'list_sources', 'summarise', 'backfill',
-           'read_history']
+           'Manifest', 'read_manifest', 'Backfill', 'state_folder', 'judge_by_flink', 'list_sources', 'summarise',
+           'backfill', 'read_history']
 
 # %% ../nbs/14_backfill.ipynb #a59765a4
 import fcntl
+import gzip
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import duckdb
 import httpx
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -48,7 +50,10 @@ from sensorlib.archive import (
     unpack,
 )
 from sensorlib.core import (
+    DEAD_TOPIC,
+    KIND_TOPICS,
     KINDS,
+    OTHER_TOPIC,
     READING_COLUMNS,
     FeedError,
     MissingPart,
@@ -57,10 +62,11 @@ from sensorlib.core import (
     format_time,
     parse_number,
 )
-from .feed import PATHS, USER_AGENT, in_order, measurements, merge_records, parse_texts
+from .feed import PATHS, USER_AGENT, Answer, in_order, measurements, merge_records, parse_texts
 from .places import cell, enrich
 from .quality import FLAGS, is_good, join_columns, judge_piece
 from .store import Store, open_store
+from .stream import run_batch
 
 # %% ../nbs/14_backfill.ipynb #2daeeabc
 @dataclass(frozen=True)
@@ -342,6 +348,14 @@ def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({name: join_columns([frame[name] for frame in frames]) for name in frames[0]}, copy=False)
 
 
+def _scraps(answer: Answer, file: object) -> list[dict[str, Any]]:
+    "Rows of a file that are no records."
+    return [
+        {"reason": s.reason, "text": s.original.decode(errors="replace"), "file": file, "line": s.line}
+        for s in answer.scraps
+    ]
+
+
 def _careful(number: int, name: str, data: bytes, fetched_at: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     "Measurements of one file by the reader of the feed, and its scraps."
     answer = read_file(name, data)
@@ -352,11 +366,7 @@ def _careful(number: int, name: str, data: bytes, fetched_at: str) -> tuple[pd.D
     row = measured["record"].to_numpy("int64")
     categories = dict.fromkeys(("sensor_type", "country", "place", "cell", "value_type", "kind"), "category")
     measured = measured.astype(categories).assign(record=number * _FILE + row, file=number, line=lines[row])
-    scraps = [
-        {"reason": s.reason, "text": s.original.decode(errors="replace"), "file": number, "line": s.line}
-        for s in answer.scraps
-    ]
-    return measured, scraps
+    return measured, _scraps(answer, number)
 
 # %% ../nbs/14_backfill.ipynb #55fa1a01
 def _plainly(
@@ -435,24 +445,22 @@ def _verified(source: Source, web: Web) -> bytes:
     return data
 
 
-def _read_sources(
+def _unpacked(
     sources: Sequence[Source],
-    sizes: Mapping[str, bytes],  # Bytes of each, by name
-    fetched_at: str,
-) -> Piece:
-    "Measure what some sources hold; one that cannot be unpacked is dead as a whole."
+    contents: Mapping[str, bytes],  # Bytes of each, by name
+) -> tuple[list[tuple[str, bytes]], list[dict[str, Any]]]:  # Name and bytes of what is inside, and what is broken
+    "Unpack what some sources hold; one that cannot be unpacked is dead as a whole."
     files: list[tuple[str, bytes]] = []
     broken: list[dict[str, Any]] = []
     for source in sources:
         try:
-            inside = unpack(source.name, sizes[source.name])
-            alone = len(inside) == 1
-            files += [(source.name if alone else f"{source.name}/{name}", data) for name, data in inside]
+            inside = unpack(source.name, contents[source.name])
         except SettingError as error:
             broken.append({"reason": "file", "text": str(error), "file": source.name})
-    piece = measure_files([(name.removesuffix(".gz").removesuffix(".zst"), data) for name, data in files], fetched_at)
-    piece.dead = _dead(piece.dead, broken)
-    return piece
+            continue
+        name = source.name.removesuffix(".gz").removesuffix(".zst")
+        files += [(name if len(inside) == 1 else f"{source.name}/{member}", data) for member, data in inside]
+    return files, broken
 
 
 def _texts_of(column: pa.ChunkedArray, name: str) -> pa.Array:
@@ -604,6 +612,13 @@ def _unique(readings: pd.DataFrame) -> pd.DataFrame:
     return readings.take(order[~np.append(again, np.zeros(min(len(order), 1), bool))])
 
 
+def _span(table: pa.Table) -> tuple[str, str]:
+    "First and last moment of a table, ISO 8601; empty where there is none."
+    moments = pc.min_max(table["ts"]).as_py().values()
+    first, last = ("" if moment is None else format_time(moment) for moment in moments)
+    return first, last
+
+
 class _Chunk:
     "Parts of one chunk, on their way into the history."
 
@@ -616,14 +631,12 @@ class _Chunk:
 
     def _keep(self, table: pa.Table, path: str) -> None:
         _write_part(table, self.folder / path)
-        span = pc.min_max(table["ts"]).as_py() if "ts" in table.column_names else {"min": None, "max": None}
-        since, until = (format_time(span[end]) if span[end] else "" for end in ("min", "max"))
+        since, until = _span(table)
         self.parts[path] = Part(len(table), since, until)
 
     def _supersede(self, folder: str, table: pa.Table) -> None:
         "Take readings that come again out of the parts that hold them."
-        span = pc.min_max(table["ts"]).as_py()
-        first, last = format_time(span["min"]), format_time(span["max"])
+        first, last = _span(table)
         live = {p: part for p, part in (self.manifest.parts | self.parts).items() if p not in self.dropped}
         for path, part in live.items():
             if Path(path).parent != Path(folder) or part.until < first or part.since > last:
@@ -670,7 +683,7 @@ def _readings(frame: pd.DataFrame) -> Iterator[list[Reading]]:
     "Readings of a frame, some at a time."
     for start in range(0, len(frame), _BATCH):
         piece = frame.iloc[start : start + _BATCH]
-        columns = [piece[name].astype("object").where(piece[name].notna(), None) for name in _FIELDS]
+        columns: list[Any] = [piece[name].astype("object").where(piece[name].notna(), None) for name in _FIELDS]
         columns[_FIELDS.index("ts")] = pd.DatetimeIndex(piece["ts"]).to_pydatetime()
         yield [Reading(*row) for row in zip(*columns, strict=True)]
 
@@ -717,18 +730,26 @@ class Backfill:
     manifest: Manifest
     fetched_at: str
     sizes: dict[str, int] = field(default_factory=dict)  # Of the files that were read [bytes], as they came
+    counts: Counter[str] = field(default_factory=Counter)  # What the next chunk brings besides its pieces
 
     def read(self, chunk: Sequence[Source]) -> Iterator[Piece]:
         "Read what a chunk holds, a piece at a time."
         if chunk[0].name.endswith(".parquet"):
             yield from _read_parquet(chunk[0])
             return
+        files, broken = _unpacked(chunk, self.contents(chunk))
+        piece = measure_files(files, self.fetched_at)
+        piece.dead = _dead(piece.dead, broken)
+        yield piece
+
+    def contents(self, chunk: Sequence[Source]) -> dict[str, bytes]:
+        "Bytes of the sources of a chunk, by name."
         with ThreadPoolExecutor(8) as fetching:  # waits for the network or the disk
-            contents = dict(
+            found = dict(
                 zip((s.name for s in chunk), fetching.map(lambda s: _verified(s, self.web), chunk), strict=True)
             )
-        self.sizes |= {name: len(data) for name, data in contents.items()}
-        yield _read_sources(chunk, contents, self.fetched_at)
+        self.sizes |= {name: len(data) for name, data in found.items()}
+        return found
 
     def judge(self, piece: Piece, memory: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         "Judge a piece, unless it has its verdicts."
@@ -739,7 +760,8 @@ class Backfill:
     def take(self, chunk: Sequence[Source], pieces: Iterable[Piece]) -> None:
         "Bring a chunk into the history and the store, as a whole."
         made = _Chunk(self.folder, self.manifest, _label(chunk))
-        memory = self.manifest.memory and pd.read_parquet(self.folder / self.manifest.memory)
+        made.counts, self.counts = self.counts, Counter()
+        memory = None if self.manifest.memory is None else pd.read_parquet(self.folder / self.manifest.memory)
         for piece in pieces:
             readings, memory = self.judge(piece, memory)
             if self.store is not None:
@@ -835,6 +857,132 @@ def state_folder(
         raise SettingError("nowhere to write to, expected --history DIR, --store URL, or both")
     return Path(".sensorlib") / "backfill" / re.sub(r"[^A-Za-z0-9]+", "-", store).strip("-")
 
+# %% ../nbs/14_backfill.ipynb #8779e34e
+_STAGED, _LINES = 10**17, 10**7  # ids of staged records begin here; lines that a file may have
+
+
+def _staged_records(
+    files: Sequence[tuple[int, str, bytes]],  # Number, name and bytes of the files of a chunk
+    fetched_at: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # Records in the order in which they are judged, and scraps
+    "Bring the files of a chunk into the shape of the stream."
+    placed: list[tuple[str, int, int, dict[str, Any]]] = []
+    scraps: list[dict[str, Any]] = []
+    for number, name, data in files:
+        try:
+            answer = read_file(name, data)
+        except SettingError as error:
+            scraps.append({"reason": "file", "text": str(error), "file": name})
+            continue
+        line_of = dict(zip(map(id, answer.records), answer.lines, strict=False))
+        scraps += _scraps(answer, name)
+        for rank, record in enumerate(in_order(merge_records(answer.records))):
+            identity = record.get("id") or _STAGED + number * _LINES + line_of.get(id(record), 0)
+            placed.append((_moment(record), number, rank, enrich(record, fetched_at) | {"id": identity}))
+    return [record for *_, record in sorted(placed, key=itemgetter(0, 1, 2))], scraps
+
+
+def _moment(record: Mapping[str, Any]) -> str:
+    "Time of a record as it can be sorted."
+    return str(record.get("timestamp"))[:19].replace("T", " ")
+
+
+def _encoded(record: dict[str, Any]) -> bytes:
+    "A record as JSON; half a letter is replaced."
+    try:
+        return msgspec.json.encode(record)
+    except UnicodeEncodeError:
+        return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+
+# %% ../nbs/14_backfill.ipynb #0419ca2f
+def _stage(
+    run: Backfill,
+    chunks: Sequence[Sequence[Source]],
+    folder: Path,  # Gets a file a chunk
+) -> tuple[list[str], list[dict[str, Any]]]:  # Names of the files, and what is no record
+    "Write the records of all chunks for Flink."
+    names: list[str] = []
+    scraps: list[dict[str, Any]] = []
+    tomorrow = _moment({"timestamp": format_time(datetime.fromisoformat(run.fetched_at) + timedelta(days=1))})
+    count = 0
+    for place, chunk in enumerate(chunks):
+        files, broken = _unpacked(chunk, run.contents(chunk))
+        records, odd = _staged_records([(len(names) + n, *file) for n, file in enumerate(files)], run.fetched_at)
+        names, scraps = names + [name for name, _ in files], scraps + odd + broken
+        with gzip.open(folder / f"{place:06}.ndjson.gz", "wb", compresslevel=1) as lines:
+            for record in records:
+                count += 1
+                if _moment(record) < tomorrow:  # what is later is no reading, which the job can only tell by the time
+                    record["fetched_at"] = f"{count:018}"
+                lines.write(_encoded(record) + b"\n")
+    run.counts["records"] += count
+    return names, scraps
+
+
+_JSON: dict[str, str] = {
+    **dict.fromkeys(("record_id", "sensor_id", "location_id"), "BIGINT"),
+    **dict.fromkeys(("lat", "lon", "altitude", "value"), "DOUBLE"),
+    **dict.fromkeys(("sensor_type", "country", "place", "cell", "kind", "value_type", "text", "reason"), "VARCHAR"),
+    "indoor": "BOOLEAN",
+    "ts": "TIMESTAMPTZ",
+    "qc": "INTEGER",
+}
+
+
+def _of_topic(
+    out: Path,  # Where the job wrote
+    topic: str,
+    names: Sequence[str],  # Names of the files
+) -> Iterator[pd.DataFrame]:  # Some rows at a time, in the order of time, with their `file` and `line`
+    "Read what the job wrote to a topic."
+    files = [str(path) for path in (out / f"topic={topic}").glob("part-*")]
+    if not files:
+        return
+    with duckdb.connect() as engine:
+        engine.execute("SET TimeZone = 'UTC'")
+        read = f"read_json({files!r}, format = 'newline_delimited', columns = {_JSON!r}, hive_partitioning = false)"
+        for batch in engine.sql(f"SELECT * FROM {read} ORDER BY ts, record_id").to_arrow_reader(PIECE_ROWS):
+            whole = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+            found = pa.Table.from_batches([batch]).to_pandas(types_mapper=whole.get)
+            staged = (found["record_id"] >= _STAGED).fillna(False)
+            place = (found["record_id"] - _STAGED).where(staged)
+            called = [None if pd.isna(number) else names[number] for number in place // _LINES]
+            line = (place % _LINES).mask(place % _LINES == 0)
+            yield found.assign(file=called, line=line, record_id=found["record_id"].mask(staged))
+
+# %% ../nbs/14_backfill.ipynb #68f5cfc9
+def _pieces_of_job(out: Path, names: Sequence[str], scraps: list[dict[str, Any]]) -> Iterator[Piece]:
+    "What the job made, with its verdicts."
+    nothing = measure_files([], "")
+    dead = _dead(scraps, *(found[[*_DEAD]] for found in _of_topic(out, DEAD_TOPIC, names)))
+    other = [found[_OTHER] for found in _of_topic(out, OTHER_TOPIC, names)]
+    none = nothing.measured.assign(qc=pd.Series(dtype="int32"))
+    yield Piece(none, pd.concat(other or [nothing.other], ignore_index=True), dead)
+    for topic in KIND_TOPICS:
+        for found in _of_topic(out, topic, names):
+            yield Piece(found[[*READING_COLUMNS]], nothing.other, nothing.dead)
+
+
+def judge_by_flink(
+    run: Backfill,
+    chunks: Sequence[Sequence[Source]],
+    parallelism: int,  # Parallel tasks of the job
+) -> None:
+    "Let Flink judge all chunks, and take what it made into the history and the store."
+    if run.manifest.done:
+        raise SettingError(f"{run.folder} is begun, and Flink makes a history at once: give it a folder of its own")
+    if odd := [s.name for chunk in chunks for s in chunk if s.name.endswith(".parquet")]:
+        raise SettingError(f"{odd[0]} is Parquet, expected day files or records for Flink: use --engine python")
+    staged, out = run.folder / "staged", run.folder / "judged"
+    for folder in (staged, out):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    names, scraps = _stage(run, chunks, staged)
+    run_batch(staged, out, parallelism)
+    run.take([s for chunk in chunks for s in chunk], _pieces_of_job(out, names, scraps))
+    for folder in (staged, out):
+        shutil.rmtree(folder)
+
 # %% ../nbs/14_backfill.ipynb #fb43149c
 def list_sources(
     paths: Iterable[str | Path],  # Files, folders, bundles, histories and URLs
@@ -870,6 +1018,8 @@ def backfill(
     store: str | None = None,  # URL of a store to write to as well
     since: date | None = None,  # First day; needed for the URL of a whole archive
     until: date | None = None,  # First day that is not wanted
+    engine: str = "python",  # Or `flink`
+    parallelism: int = 1,  # Parallel tasks of Flink
     watch: Callable[[int, int], Any] = lambda done, total: None,  # Told how many files are done, of how many
     stop: threading.Event | None = None,  # Set it to end after the chunk in hand
 ) -> dict[str, Any]:  # As `summarise` tells; `left` when it was stopped
@@ -879,7 +1029,7 @@ def backfill(
         manifest = read_manifest(folder)
         _sweep(folder, manifest)
         run = Backfill(folder, history is not None, None, web, manifest, format_time(datetime.now(UTC)))
-        target = {"parquet": run.parquet, "store": store, "engine": "python"}
+        target = {"parquet": run.parquet, "store": store, "engine": engine}
         if _new_target(manifest, target, folder):
             run.append({"target": target})
         sources = list_sources(paths, folder / "unpacked", web, since, until)
@@ -889,7 +1039,9 @@ def backfill(
         watch(skipped, skipped + sum(map(len, chunks)))
         run.store = open_store(store) if store else None
         try:
-            for done in run.take_all(chunks, stop):
+            if engine == "flink" and chunks:
+                judge_by_flink(run, chunks, parallelism)
+            for done in run.take_all(chunks if engine == "python" else [], stop):
                 watch(skipped + done, skipped + sum(map(len, chunks)))
         finally:
             if run.store is not None:

@@ -160,7 +160,8 @@ def backfill(arguments: Arguments) -> int:
                 bar.initial = bar.n = done
             bar.update(done - bar.n)
 
-        result = run(arguments.paths, arguments.history, arguments.store, since, until, watch, stop)
+        settings = _settings(arguments)
+        result = run(arguments.paths, arguments.history, arguments.store, since, until, arguments.engine, settings.parallelism, watch, stop)
     _print_result(arguments, result)
     if "left" in result:
         print(f"sensorlib backfill: stopped with {result['left']} files left, the same command goes on", file=sys.stderr)
@@ -368,11 +369,13 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
     added.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
     added.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
-    added = _command(commands, backfill)
+    added = _command(commands, backfill, "parallelism")
     published = "day files, plain or packed, Parquet, a folder, a history, or a URL of the archive's layout"
     added.add_argument("paths", nargs="+", metavar="PATH", help=published)
     added.add_argument("--history", type=Path, metavar="DIR", help="write Parquet, by kind and month")
     added.add_argument("--store", help="write to this store too: sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET")
+    engine = "who judges: python on this machine, or flink, by the same SQL in batch mode, here or on a cluster"
+    added.add_argument("--engine", choices=["python", "flink"], default="python", help=engine)
     added.add_argument("--from", dest="since", metavar="DAY", help="first day, such as 2017-08-30")
     added.add_argument("--to", dest="until", metavar="DAY", help="first day that is not wanted")
     added = _command(commands, health, "store")

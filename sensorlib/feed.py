@@ -187,10 +187,10 @@ def measurements(
         heads.append([_text(_at(record, *path)) for path in PATHS.values()])
         found = [(position, _text(_at(v, "value_type")), _text(_at(v, "value")), True) for v in _values(record)]
         values += found or [(position, None, None, False)]
-    columns = zip(*heads, strict=True) if heads else [()] * len(PATHS)
-    record, *texts = zip(*values, strict=True) if values else [()] * 4
-    named = dict(zip(("value_type", "text", "is_value"), texts, strict=True))
-    return parse_texts(dict(zip(PATHS, columns, strict=True)), {"record": np.array(record, "int64"), **named})
+    columns = zip(*heads, strict=True) if heads else iter([()] * len(PATHS))
+    owner, *texts = zip(*values, strict=True) if values else [()] * 4
+    told: dict[str, Any] = dict(zip(("value_type", "text", "is_value"), texts, strict=True))
+    return parse_texts(dict(zip(PATHS, columns, strict=True)), {"record": np.array(owner, "int64"), **told})
 
 # %% ../nbs/01_feed.ipynb #75a17eea
 def _each(
@@ -256,8 +256,9 @@ def _kinds(value_type: pd.Series, sensor_type: pd.Series) -> pd.Series:
         kind_of(type_names[w // (len(sensor_names) + 1)], sensor_names[w % (len(sensor_names) + 1)]) for w in which
     ]
     if value_type.dtype == "category":
-        codes = np.array([KINDS.index(kind) if kind else -1 for kind in found], int)
-        return pd.Series(pd.Categorical.from_codes(codes[pairs], KINDS))
+        places = {kind: place for place, kind in enumerate(KINDS)}
+        codes = pd.Series([places.get(kind or "", -1) for kind in found], dtype="int64")
+        return pd.Series(pd.Categorical.from_codes(codes.take(pairs), list(KINDS)))
     return pd.Series(np.array(found, "object")[pairs])
 
 

@@ -623,7 +623,7 @@ def join_columns(
 ) -> Any:  # One array
     "Put columns one below the other; categories stay such."
     if all(column.dtype == "category" for column in columns):
-        return union_categoricals(columns)
+        return union_categoricals(list(columns))
     return pd.concat(columns, ignore_index=True).array
 
 

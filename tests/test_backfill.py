@@ -388,3 +388,26 @@ def test_a_file_that_comes_short_is_asked_for_again(web: "Web", tmp_path: Path) 
     web.reply(data[:500], Content_Length=str(len(data))).reply(data)
     told = backfill([web.url.replace("data.json", "2026-03-01_sds011_sensor_1.csv")], tmp_path / "history")
     assert (told["readings"], len(web.asked)) == (80, 2)
+
+
+def test_flink_makes_the_same_history(tmp_path: Path, shared_data: Path) -> None:
+    archive = shared_data / "archive" / "aberdeen_2017-08_2019-04_archive_csv.tar.zst"
+    days = [f"2018-11-{day:02}" for day in range(5, 9)]
+    real = {Path(name).name: data for name, data in open_files(archive) if Path(name).name[:10] in days}
+    name = f"{days[0]}_sds011_sensor_1.csv"
+    odd = day_file(days[0], 1).replace(b"21.5;", b"Sep 21;", 1).replace(b"durP1", b"samples").replace(b".5;;", b".5;12;")
+    odd = odd.replace(b"T00:20", b"T00-20").replace(b";SDS011;1;47.37;8.51;2018-11-05T01:00", b";SDS011") + odd.splitlines()[9] + b"\n"
+    unread = {f"{days[1]}_sds011_sensor_2.csv": b"artist;song\nA;B\n"}
+    folder = put(tmp_path / "days", real | {name: odd} | unread)
+    python = backfill([folder], tmp_path / "python")
+    subprocess.run(command(folder, tmp_path / "flink", "--engine", "flink"), check=True, capture_output=True)
+    flink = backfill([folder], tmp_path / "flink", engine="flink")
+    assert {**flink, "skipped": 0} == python
+    assert python["dead"] >= 4 and python["other"] >= 38 and python["repeated"] > 0
+    assert_same(held(tmp_path / "flink"), held(tmp_path / "python"))
+    for kept in ("dead", "other"):
+        tables = [pd.concat(map(pd.read_parquet, (tmp_path / engine / kept).glob("*"))) for engine in ("python", "flink")]
+        rows = [sorted(zip(t["file"], t["line"].fillna(0), t["value_type"].fillna(""), t["text"].fillna(""), strict=True)) for t in tables]
+        assert rows[0] == rows[1]
+    with pytest.raises(SensorlibError, match="is begun, and Flink makes a history at once: give it a folder of its own"):
+        backfill([put(tmp_path / "more", {f"{days[3]}_sds011_sensor_3.csv": day_file(days[3], 3)})], tmp_path / "flink", engine="flink")
