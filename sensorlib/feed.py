@@ -258,7 +258,7 @@ def _kinds(value_type: pd.Series, sensor_type: pd.Series) -> pd.Series:
     if value_type.dtype == "category":
         places = {kind: place for place, kind in enumerate(KINDS)}
         codes = pd.Series([places.get(kind or "", -1) for kind in found], dtype="int64")
-        return pd.Series(pd.Categorical.from_codes(codes.take(pairs), list(KINDS)))
+        return pd.Series(pd.Categorical.from_codes(codes.take(pairs).to_numpy(), pd.Index(KINDS)))
     return pd.Series(np.array(found, "object")[pairs])
 
 
