@@ -737,10 +737,36 @@ class Backfill:
         if chunk[0].name.endswith(".parquet"):
             yield from _read_parquet(chunk[0])
             return
-        files, broken = _unpacked(chunk, self.contents(chunk))
+        weight = sum(map(_weight, chunk))
+        if weight > 2 * CHUNK_BYTES and len(chunk) > 1:
+            yield from self.read_heavy(chunk, -(-weight // CHUNK_BYTES))
+            return
+        yield self.measure(chunk)
+
+    def measure(self, sources: Sequence[Source]) -> Piece:
+        "Read and measure some sources."
+        files, broken = _unpacked(sources, self.contents(sources))
         piece = measure_files(files, self.fetched_at)
         piece.dead = _dead(piece.dead, broken)
-        yield piece
+        return piece
+
+    def read_heavy(self, chunk: Sequence[Source], count: int) -> Iterator[Piece]:
+        "Read a day that does not fit into memory: measure it by files, lay it aside by time, and give it back in order."
+        aside = self.folder / "aside"
+        shutil.rmtree(aside, ignore_errors=True)
+        for number, sources in enumerate(np.array_split(np.array(chunk, "object"), count)):
+            piece = self.measure(list(sources))
+            measured = piece.measured.assign(record=piece.measured["record"] + number * len(chunk) * _FILE)
+            second = (measured["ts"] - pd.Timestamp(chunk[0].day, tz="UTC")).dt.total_seconds().fillna(0)
+            for slot, of_slot in measured.groupby((second * count // 86_400).clip(0, count - 1).astype(int)):
+                (aside / f"{slot:04}").mkdir(parents=True, exist_ok=True)
+                of_slot.to_parquet(aside / f"{slot:04}" / f"{number:04}.parquet")
+            yield Piece(piece.measured.head(0), piece.other, piece.dead, piece.records)
+        for slot in sorted(aside.glob("*")):
+            whole = _stack([pd.read_parquet(path) for path in sorted(slot.glob("*"))])
+            order = np.lexsort((whole["record"].to_numpy(), whole["ts"].to_numpy("datetime64[ns]")))
+            yield Piece(whole.take(order), piece.other.head(0), piece.dead.head(0))
+        shutil.rmtree(aside)
 
     def contents(self, chunk: Sequence[Source]) -> dict[str, bytes]:
         "Bytes of the sources of a chunk, by name."
