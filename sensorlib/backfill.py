@@ -399,6 +399,7 @@ def _piece_of(frames: list[pd.DataFrame], scraps: list[dict[str, Any]], names: S
     other = measured.loc[~is_dead & is_other, _OTHER]
     dead, other = (table.assign(file=called[table["file"].to_numpy("int64")]) for table in (dead, other))
     whole = measured.drop(columns=["file", "line", "text"]).take(order)
+    whole.index = pd.RangeIndex(len(whole))
     return Piece(whole, other, dead, measured["record"].nunique())
 
 

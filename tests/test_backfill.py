@@ -411,3 +411,52 @@ def test_flink_makes_the_same_history(tmp_path: Path, shared_data: Path) -> None
         assert rows[0] == rows[1]
     with pytest.raises(SensorlibError, match="is begun, and Flink makes a history at once: give it a folder of its own"):
         backfill([put(tmp_path / "more", {f"{days[3]}_sds011_sensor_3.csv": day_file(days[3], 3)})], tmp_path / "flink", engine="flink")
+
+
+def test_a_day_that_does_not_fit_is_judged_like_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: pd.DataFrame
+) -> None:
+    monkeypatch.setattr("sensorlib.backfill.CHUNK_BYTES", 3_000)
+    files = week()
+    heavy = [chunk for chunk in chunks_of(Source(name, len(data)) for name, data in files.items()) if len(chunk) > 1]
+    assert min(sum(source.size or 0 for source in chunk) for chunk in heavy) > 6_000
+    backfill([put(tmp_path / "days", files)], tmp_path / "history")
+    assert_same(held(tmp_path / "history"), checked)
+    assert not (tmp_path / "history" / "aside").exists()
+
+
+def test_chunks_follow_the_days_and_hold_so_many_bytes() -> None:
+    days = [f"2026-03-{day:02}_dht22_sensor_{n}.csv" for n in (2, 1) for day in (3, 1, 2)]
+    chunks = chunks_of([Source("notes.csv", 5), *(Source(name, 3_000_000) for name in days), Source(days[0], 3_000_000)])
+    assert [sorted({source.day for source in chunk}) for chunk in chunks] == [["2026-03-01"], ["2026-03-02"], ["2026-03-03"], [""]]
+    assert [source.name[-5] for source in chunks[0]] == ["1", "2"]
+
+
+def test_several_sensors_in_a_file_keep_the_order_of_the_feed(tmp_path: Path) -> None:
+    parts = [day_file("2026-03-01", n).decode().splitlines() for n in (9, 10, 61, 1)]
+    mixed = "\n".join([parts[0][0], *(line for lines in zip(*(p[1:] for p in parts), strict=True) for line in lines)]) + "\n"
+    data = mixed.encode()
+    now = "2026-04-01T00:00:00Z"
+    fast, slow = (measure_files([("a.csv", d)], now).measured for d in (data, data.replace(b"SDS011", b'"SDS011"')))
+    columns = ["sensor_id", "ts", "value_type", "value", "cell"]
+    pd.testing.assert_frame_equal(fast[columns], slow[columns], check_categorical=False)
+
+
+def test_columns_read_all_of_aberdeen_as_the_reader_of_the_feed_does(shared_data: Path) -> None:
+    archive = shared_data / "archive" / "aberdeen_2017-08_2019-04_archive_csv.tar.zst"
+    files = [(name, data) for n, (name, data) in enumerate(open_files(archive)) if n % 9 == 0]
+    now = "2026-04-01T00:00:00Z"
+    whole = measure_files(files, now).measured
+    quoted = [(name, data.replace(b"timestamp", b'"timestamp"', 1)) for name, data in files]
+    careful = measure_files(quoted, now).measured
+    columns = [name for name in whole if name not in ("record", "country", "place")]
+    pd.testing.assert_frame_equal(whole[columns], careful[columns], check_dtype=False, check_categorical=False)
+
+
+def test_a_month_of_aberdeen_has_the_verdicts_of_a_check(tmp_path: Path, shared_data: Path) -> None:
+    archive = shared_data / "archive" / "aberdeen_2017-08_2019-04_archive_csv.tar.zst"
+    month = {Path(name).name: data for name, data in open_files(archive) if Path(name).name.startswith("2018-07")}
+    folder = put(tmp_path / "days", month)
+    told, checked = backfill([folder], tmp_path / "history"), check_files([folder])
+    assert (told["readings"], told["repeated"], told["dead"]) == (len(checked.readings), 0, len(checked.dead))
+    assert_same(held(tmp_path / "history"), checked.readings)
