@@ -244,6 +244,8 @@ _PARSERS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "ts": _times,
     "fetched_at": partial(_times, pattern=TIME_AS_WRITTEN),
 }
+
+
 _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
@@ -262,7 +264,7 @@ def _kinds(value_type: pd.Series, sensor_type: pd.Series) -> pd.Series:
         return pd.Series(pd.Categorical.from_codes(codes.take(pairs).to_numpy(), pd.Index(KINDS)))
     return pd.Series(np.array(found, "object")[pairs])
 
-
+# %% ../nbs/01_feed.ipynb #c5cb6bd5
 def parse_texts(
     heads: Mapping[
         str, Any
