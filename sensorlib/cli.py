@@ -119,6 +119,57 @@ def collect(arguments: Arguments) -> int:
     return 0
 
 
+def _existing_store(url: str) -> Any:
+    "Open a store to read from it: a file that is not there is an error."
+    from sensorlib.core import MissingPart
+    from sensorlib.store import open_store
+
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).exists():
+        raise MissingPart(f"no such store: {path}; start sensorlib collect or demo, or name another with --store")
+    return open_store(url)
+
+
+def _moment(flag: str, text: str | None) -> datetime | None:
+    "Read a day or a time of a flag."
+    from sensorlib.core import SettingError, parse_time
+
+    if text is None:
+        return None
+    moment = parse_time(text if len(text) > 10 else f"{text}T00:00:00Z")
+    if moment is None:
+        raise SettingError(f"{flag} is {text!r}, expected a day or a time in UTC such as 2026-01-15T00:00:00Z")
+    return moment
+
+
+def rollup(arguments: Arguments) -> int:
+    "Average readings by hour and day, and forget old ones."
+    from contextlib import closing
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from sensorlib.rollups import retain, roll_up
+
+    since, now = _moment("--since", arguments.since), datetime.now(UTC)
+    with (
+        closing(_existing_store(_settings(arguments).store)) as store,
+        tqdm(desc="days", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar,
+    ):
+
+        def watch(day: datetime, days: int) -> None:
+            "Move the bar."
+            bar.total = days
+            bar.set_postfix_str(f"{day:%Y-%m-%d}")
+            bar.update()
+
+        run = partial(retain, store, arguments.keep_days) if arguments.keep_days else partial(roll_up, store, since=since)
+        done = asdict(run(until=now, watch=watch))
+    before = done["forgotten_before"]
+    _print_result(arguments, {**done, "forgotten_before": format_time(before) if before else None})
+    return 0
+
+
 def setup(arguments: Arguments) -> int:
     "Make the buckets of an InfluxDB, and a token for each part."
     from sensorlib.influx import influx_address, influx_token
@@ -238,17 +289,12 @@ def _examined(arguments: Arguments, settings: Settings) -> Any:
 
     from tqdm import tqdm
 
-    from sensorlib.core import MissingPart
     from sensorlib.health import examine_files, newest, stored
-    from sensorlib.store import open_store
 
     if arguments.source:
         with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
             return examine_files(arguments.source, watch=lambda name: bar.update())
-    scheme, _, path = settings.store.partition(":///")
-    if scheme == "sqlite" and path and not Path(path).exists():
-        raise MissingPart(f"no such store: {path}; give files with --source, or start sensorlib collect")
-    with closing(open_store(settings.store)) as store:
+    with closing(_existing_store(settings.store)) as store:
         return stored(store, arguments.sensor_ids) if arguments.sensor_ids else newest(store)
 
 
@@ -430,6 +476,11 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
     added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, rollup, "store")
+    keep = "forget readings of days that are averaged and older than so many days; InfluxDB does so by itself, see setup"
+    added.add_argument("--keep-days", type=int, help=f"{keep}; default: keep all")
+    since = "average again from this day on, e.g. after a backfill; default: two days before the newest average"
+    added.add_argument("--since", metavar="DAY", help=since)
     added = _command(commands, setup, "store")
     tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
     added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)

@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from .completeness import SensorHour
 from .core import KINDS, READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
-from .rows import AVERAGE_COLUMNS, HOUR_COLUMNS, RAW_COLUMNS, SERIES_COLUMNS
+from .rows import AVERAGE_COLUMNS, DIGITS, HOUR_COLUMNS, RAW_COLUMNS, SERIES_COLUMNS
 from .rows import EPOCH, SECOND, Refusal, Unstorable, bounds, label, typed, typed_hours, write_in_halves
 
 # %% ../nbs/08c_influx.ipynb #b8e3f281
@@ -305,9 +305,9 @@ class InfluxReadings(InfluxBucket):
         values = _judged_values(rows, ["ts", *_TAGS]).drop_duplicates(["value_type", "ts"])
         return typed(values[list(SERIES_COLUMNS)]).sort_values(["value_type", "ts"], ignore_index=True)
 
-    def readings(self, kind: str, since: datetime, until: datetime, ending: int | None = None) -> pd.DataFrame:
-        "Readings of all sensors in [since, until), or of those whose id ends in a digit."
-        which = f"r.sensor_id =~ /{'' if ending is None else ending}$/"
+    def readings(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
+        "Readings of all sensors in [since, until), of those whose id ends in one of these digits."
+        which = f"r.sensor_id =~ /[{endings}]$/"
         rows = pd.concat(
             [self._reader.rows(kind, f"{fields} and {which}", (since, until)) for fields in (_NUMBERS, _VERDICTS)]
         )
@@ -380,7 +380,7 @@ class InfluxAverages(InfluxBucket):
         window_s: int,  # Length of a window [s]
         since: datetime,
         until: datetime,
-        ending: int | None = None,  # Only sensors whose id ends in this digit
+        endings: str = DIGITS,  # Only sensors whose id ends in one of these
     ) -> None:
         "Write the averages of a kind; those of a window replace what was there."
         lines = _average_lines(averages, kind, window_s)
@@ -397,7 +397,8 @@ class InfluxAverages(InfluxBucket):
         rows = pd.concat(asked)
         parts = rows["_field"].str.extract(r"^(?P<value_type>.*?)(?:_(?P<what>count|coverage))?$")
         rows = rows.assign(value_type=parts["value_type"], what=parts["what"].fillna("value"))
-        wide = rows.pivot_table("_value", ["sensor_id", "value_type", "ts"], "what", "first").reset_index()
+        wide = rows.pivot_table("_value", ["sensor_id", "value_type", "ts"], "what", "first")
+        wide = wide.reset_index().rename_axis(columns=None)
         found = typed(wide.reindex(columns=list(AVERAGE_COLUMNS)))
         return found.sort_values(list(AVERAGE_COLUMNS[:3]), ignore_index=True)
 
@@ -437,7 +438,8 @@ class InfluxCompleteness(InfluxBucket):
             for which in ('r._field == "cadence_s"', 'r._field != "cadence_s"')
         ]
         rows = pd.concat(asked).rename(columns={"ts": "hour"}).astype({"run": "int64", "sensor_id": "int64"})
-        wide = rows.pivot_table("_value", ["hour", "sensor_id", "run"], "_field", "first").reset_index()
+        wide = rows.pivot_table("_value", ["hour", "sensor_id", "run"], "_field", "first")
+        wide = wide.reset_index().rename_axis(columns=None)
         return typed_hours(wide.reindex(columns=list(HOUR_COLUMNS)))
 
 

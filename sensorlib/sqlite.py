@@ -19,7 +19,7 @@ import pandas as pd
 
 from .completeness import SensorHour
 from .core import READING_COLUMNS, Reading, StoreError, StoreRefused
-from .rows import AVERAGE_COLUMNS, HOUR_COLUMNS, RAW_COLUMNS, SERIES_COLUMNS, TEXT_COLUMNS
+from .rows import AVERAGE_COLUMNS, DIGITS, HOUR_COLUMNS, RAW_COLUMNS, SERIES_COLUMNS, TEXT_COLUMNS
 from .rows import EPOCH, SECOND, Refusal, Unstorable, bounds, label, typed, typed_hours, write_in_halves
 
 # %% ../nbs/08b_sqlite.ipynb #e1a2eeb3
@@ -193,7 +193,7 @@ _SERIES = """SELECT ts, v.name, value, qc FROM value_types v CROSS JOIN readings
 
 _READINGS = """SELECT r.sensor_id, r.ts, v.name, r.value, r.qc FROM latest l CROSS JOIN readings r
     ON r.sensor_id = l.sensor_id AND r.value_type = l.value_type AND r.ts >= ? AND r.ts < ?
-    JOIN value_types v ON v.id = l.value_type WHERE v.kind = ? AND (? IS NULL OR l.sensor_id % 10 = ?)"""
+    JOIN value_types v ON v.id = l.value_type WHERE v.kind = ? AND instr(?, l.sensor_id % 10)"""
 
 
 _OLDEST = """SELECT min((SELECT min(r.ts) FROM readings r WHERE r.sensor_id = l.sensor_id AND r.value_type = l.value_type))
@@ -257,9 +257,9 @@ class SqliteReadings(SqliteFile):
         "Readings of one sensor in [since, until)."
         return self._frame(_SERIES, (sensor_id, *bounds(since, until), kind), SERIES_COLUMNS)
 
-    def readings(self, kind: str, since: datetime, until: datetime, ending: int | None = None) -> pd.DataFrame:
-        "Readings of all sensors in [since, until), or of those whose id ends in a digit."
-        return self._frame(_READINGS, (*bounds(since, until), kind, ending, ending), RAW_COLUMNS)
+    def readings(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
+        "Readings of all sensors in [since, until), of those whose id ends in one of these digits."
+        return self._frame(_READINGS, (*bounds(since, until), kind, endings), RAW_COLUMNS)
 
     def oldest(self) -> datetime | None:
         "Time of the oldest reading; None without any."
@@ -276,7 +276,7 @@ class SqliteReadings(SqliteFile):
 _KEEP_AVERAGE = """INSERT OR REPLACE INTO averages
     SELECT ?, id, ?, ?, ?, ?, ? FROM value_types WHERE name = ?"""
 _DROP_AVERAGES = """DELETE FROM averages WHERE window_s = ? AND value_type IN (SELECT id FROM value_types WHERE kind = ?)
-    AND ts >= ? AND ts < ? AND (? IS NULL OR sensor_id % 10 = ?)"""
+    AND ts >= ? AND ts < ? AND instr(?, sensor_id % 10)"""
 _AVERAGES = """SELECT a.sensor_id, v.name, a.ts, a.value, a.count, a.coverage FROM averages a
     JOIN value_types v ON v.id = a.value_type
     WHERE a.window_s = ? AND v.kind = ? AND a.ts >= ? AND a.ts < ? ORDER BY a.sensor_id, v.name, a.ts"""
@@ -294,7 +294,7 @@ class SqliteAverages(SqliteFile):
         window_s: int,  # Length of a window [s]
         since: datetime,
         until: datetime,
-        ending: int | None = None,  # Only sensors whose id ends in this digit
+        endings: str = DIGITS,  # Only sensors whose id ends in one of these
     ) -> None:
         "Replace the averages of a kind in [since, until)."
         plain = averages.astype(object).where(averages.notna(), None)
@@ -303,7 +303,7 @@ class SqliteAverages(SqliteFile):
             for sensor_id, value_type, ts, value, count, coverage in plain[[*AVERAGE_COLUMNS]].itertuples(index=False)
         ]
         with self._transaction() as db:
-            db.execute(_DROP_AVERAGES, (window_s, kind, *bounds(since, until), ending, ending))
+            db.execute(_DROP_AVERAGES, (window_s, kind, *bounds(since, until), endings))
             db.executemany(_KEEP_AVERAGE, rows)
 
     def averages(self, kind: str, window_s: int, since: datetime, until: datetime) -> pd.DataFrame:

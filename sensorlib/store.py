@@ -16,7 +16,7 @@ import pandas as pd
 from .completeness import SensorHour
 from .core import Reading, SettingError
 from .influx import InfluxStore, influx_address, influx_token
-from .rows import Refusal
+from .rows import DIGITS, Refusal
 from .sqlite import SqliteStore
 
 # %% ../nbs/09_store.ipynb #20f1886f
@@ -36,8 +36,8 @@ class Store(Protocol):
     def series(self, sensor_id: int, kind: str, since: datetime, until: datetime) -> pd.DataFrame:
         "Readings of one sensor in [since, until): ts, value_type, value, qc, sorted by value_type and ts."
 
-    def readings(self, kind: str, since: datetime, until: datetime, ending: int | None = None) -> pd.DataFrame:
-        "Readings of all sensors in [since, until), or of those whose id ends in a digit: RAW_COLUMNS."
+    def readings(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
+        "Readings of all sensors in [since, until), of those whose id ends in one of these digits: RAW_COLUMNS."
 
     def oldest(self) -> datetime | None:
         "Time of the oldest reading; None without any."
@@ -52,9 +52,9 @@ class Store(Protocol):
         window_s: int,
         since: datetime,
         until: datetime,
-        ending: int | None = None,
+        endings: str = DIGITS,
     ) -> None:
-        "Replace the averages (AVERAGE_COLUMNS) of a kind in [since, until); of sensors whose id ends in a digit."
+        "Replace the averages (AVERAGE_COLUMNS) of a kind in [since, until), of sensors whose id ends in one of these."
 
     def averages(self, kind: str, window_s: int, since: datetime, until: datetime) -> pd.DataFrame:
         "Averages of all sensors in [since, until): AVERAGE_COLUMNS."

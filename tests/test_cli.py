@@ -31,6 +31,7 @@ OPTIONS = {
     "stream": "--batch --out --status --brokers --checkpoints --parallelism --listen --log-format",
     "collect": "--status --brokers --store --writers --listen --log-format --json",
     "setup": "--store --tokens --keep-days --json",
+    "rollup": "--store --keep-days --since --json",
     "doctor": "--feed-url --json",
 }
 
