@@ -79,9 +79,19 @@ class Source:
     url: str | None = None
 
     @property
+    def key(self) -> str:
+        "Name by which it is found again, also when the archive has packed it meanwhile."
+        return self.name.removesuffix(".gz")
+
+    @property
     def day(self) -> str:
         "Day of a day file; empty for any other."
         return day_of(self.name)
+
+
+def _source(path: Path, name: str = "") -> Source:
+    "A local file; without a day in its name it is known by its whole path, or by the name given."
+    return Source(path.name if day_of(path.name) else name or str(path.resolve()), path.stat().st_size, path)
 
 
 _BUNDLES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
@@ -112,16 +122,17 @@ def list_files(
     if (path / _MANIFEST).exists():
         for part in sorted(read_manifest(path).parts):
             if part.startswith("kind="):
-                yield Source(str(path / part), (path / part).stat().st_size, path / part)
+                yield _source(path / part)
     elif path.is_dir():
         for member in sorted(p for p in path.rglob("*") if p.is_file()):
             yield from list_files(member, staging)
     elif not path.exists():
         raise MissingPart(f"no such file: {path}; expected day files, plain or packed, Parquet, a folder or a URL")
     elif path.name.endswith(_BUNDLES):
-        yield from list_files(_unbundle(path, staging), staging)
+        for member in sorted(_unbundle(path, staging).iterdir()):
+            yield _source(member, f"{path.name}/{member.name}")
     else:
-        yield Source(path.name if day_of(path.name) else str(path), path.stat().st_size, path)
+        yield _source(path)
 
 # %% ../nbs/14_backfill.ipynb #962cafe6
 _LINK = re.compile(r'href="([^"?#]+)"', re.IGNORECASE)
@@ -201,24 +212,27 @@ def list_web(
 # %% ../nbs/14_backfill.ipynb #4a83567a
 CHUNK_BYTES = 8_000_000  # of unpacked text, about a quarter of a million readings
 _PACKED = 8  # how many times its size a packed file holds
+_TYPICAL = 36_000  # bytes of a sensor that reports every 148 seconds
 
 
 def _weight(source: Source) -> int:
     "Bytes that a source holds, about."
-    return (source.size or 0) * (_PACKED if source.name.endswith((".gz", ".zst")) else 1)
+    if source.size is None:
+        return _TYPICAL
+    return source.size * (_PACKED if source.name.endswith((".gz", ".zst")) else 1)
 
 
 def chunks_of(
     sources: Iterable[Source],
 ) -> list[list[Source]]:  # Days in the order of time, then what has no day, as it was given
     "Divide sources into what is read at once."
-    listed = list({source.name: source for source in sources}.values())
+    listed = list({source.key: source for source in sources}.values())
     dated = sorted((s for s in listed if s.day), key=lambda s: (s.day, s.name))
     chunks: list[list[Source]] = []
     weight = CHUNK_BYTES
     for _, group in groupby(dated, key=lambda s: s.day):
         day = list(group)
-        heavy = sum(map(_weight, day)) or CHUNK_BYTES
+        heavy = sum(map(_weight, day))
         if weight + heavy > CHUNK_BYTES:
             chunks, weight = [*chunks, []], 0
         chunks[-1] += day
@@ -470,27 +484,39 @@ def _texts_of(column: pa.ChunkedArray, name: str) -> pa.Array:
     return text.dictionary_encode() if name in PLACES - {"timestamp"} else text
 
 
-def _read_parquet(source: Source) -> Iterator[Piece]:
+def _read_parquet(source: Source, fetched_at: str) -> Iterator[Piece]:
     "Readings of a Parquet file with their verdicts, or measurements of the archive's rows in the order of time."
-    columns = {*pq.read_schema(source.path).names}
+    nothing = measure_files([], fetched_at)
+    try:
+        columns = {*pq.read_schema(source.path).names}
+    except (pa.ArrowException, OSError) as error:
+        columns, why = set(), f"cannot read {source.name}: {error}"
+    else:
+        why = f"{source.name} has neither the columns of a reading nor sensor_id and timestamp"
     if {*READING_COLUMNS} <= columns:
+        yield nothing
         for batch in pq.ParquetFile(source.path).iter_batches(PIECE_ROWS, columns=list(READING_COLUMNS)):
-            nothing = measure_files([], "")
             yield Piece(batch.to_pandas(), nothing.other, nothing.dead, batch.num_rows)
-        return
-    if not {"sensor_id", "timestamp"} <= columns:
-        raise SettingError(f"{source.path} has neither the columns of a reading nor sensor_id and timestamp")
+    elif {"sensor_id", "timestamp"} <= columns:
+        yield nothing
+        yield from _read_published(source, fetched_at)
+    else:
+        nothing.dead = _dead([{"reason": "file", "text": why, "file": source.name}])
+        yield nothing
+
+
+def _read_published(source: Source, fetched_at: str) -> Iterator[Piece]:
+    "Measurements of the archive's Parquet."
+    line = 0
     with duckdb.connect() as engine:
         rows = engine.sql("SELECT * FROM read_parquet(?) ORDER BY timestamp, sensor_id", params=[str(source.path)])
-        reader, line = rows.to_arrow_reader(PIECE_ROWS), 0
-        for batch in reader:
+        for batch in rows.to_arrow_reader(PIECE_ROWS):
             table = pa.Table.from_batches([batch])
             texts = {name: _texts_of(table[name], name) for name in table.column_names}
             lines = np.arange(line, line + len(table)) + 1
             line += len(table)
-            measured = _measure_rows(Rows(texts, np.zeros(len(table), int), lines), format_time(datetime.now(UTC)))
-            row = measured["record"].to_numpy()
-            yield _piece_of([measured.assign(file=0, line=lines[row])], [], [source.name])
+            measured = _measure_rows(Rows(texts, np.zeros(len(table), int), lines), fetched_at)
+            yield _piece_of([measured.assign(file=0, line=lines[measured["record"]])], [], [source.name])
 
 # %% ../nbs/14_backfill.ipynb #26cc28f2
 _MANIFEST, _LOCK, _GAPS = "manifest.jsonl", "lock", "gaps.csv"
@@ -589,14 +615,18 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+_OURS = ("kind=*/month=*/*", "dead/*", "other/*", "memory-*")
+
+
 def _sweep(folder: Path, manifest: Manifest) -> None:
     "Remove what a kill left behind, and the line that it cut."
     path = folder / _MANIFEST
-    if path.exists():
-        whole = path.read_bytes().rpartition(b"\n")
-        os.truncate(path, len(whole[0]) + len(whole[1]))
+    if not path.exists():
+        return
+    whole = path.read_bytes().rpartition(b"\n")
+    os.truncate(path, len(whole[0]) + len(whole[1]))
     known = {*manifest.parts, manifest.memory}
-    for found in [path for ending in ("parquet", "new") for path in folder.rglob(f"*.{ending}")]:
+    for found in [found for ours in _OURS for found in folder.glob(ours) if found.suffix in (".parquet", ".new")]:
         if str(found.relative_to(folder)) not in known:
             found.unlink()
 
@@ -628,7 +658,6 @@ class _Chunk:
         self.parts: dict[str, Part] = {}
         self.dropped: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.pieces = 0
 
     def _keep(self, table: pa.Table, path: str) -> None:
         _write_part(table, self.folder / path)
@@ -731,12 +760,11 @@ class Backfill:
     manifest: Manifest
     fetched_at: str
     sizes: dict[str, int] = field(default_factory=dict)  # Of the files that were read [bytes], as they came
-    counts: Counter[str] = field(default_factory=Counter)  # What the next chunk brings besides its pieces
 
     def read(self, chunk: Sequence[Source]) -> Iterator[Piece]:
         "Read what a chunk holds, a piece at a time."
         if chunk[0].name.endswith(".parquet"):
-            yield from _read_parquet(chunk[0])
+            yield from _read_parquet(chunk[0], self.fetched_at)
             return
         weight = sum(map(_weight, chunk))
         if weight > 2 * CHUNK_BYTES and len(chunk) > 1:
@@ -763,8 +791,8 @@ class Backfill:
                 (aside / f"{slot:04}").mkdir(parents=True, exist_ok=True)
                 of_slot.to_parquet(aside / f"{slot:04}" / f"{number:04}.parquet")
             yield Piece(piece.measured.head(0), piece.other, piece.dead, piece.records)
-        for slot in sorted(aside.glob("*")):
-            whole = _stack([pd.read_parquet(path) for path in sorted(slot.glob("*"))])
+        for laid in sorted(aside.glob("*")):
+            whole = _stack([pd.read_parquet(path) for path in sorted(laid.glob("*"))])
             order = np.lexsort((whole["record"].to_numpy(), whole["ts"].to_numpy("datetime64[ns]")))
             yield Piece(whole.take(order), piece.other.head(0), piece.dead.head(0))
         shutil.rmtree(aside)
@@ -787,7 +815,6 @@ class Backfill:
     def take(self, chunk: Sequence[Source], pieces: Iterable[Piece]) -> None:
         "Bring a chunk into the history and the store, as a whole."
         made = _Chunk(self.folder, self.manifest, _label(chunk))
-        made.counts, self.counts = self.counts, Counter()
         memory = None if self.manifest.memory is None else pd.read_parquet(self.folder / self.manifest.memory)
         for piece in pieces:
             readings, memory = self.judge(piece, memory)
@@ -820,7 +847,7 @@ class Backfill:
             if stop.is_set():
                 return
 
-    def finish(self, chunks: Sequence[Sequence[Source]], skipped: int) -> dict[str, Any]:
+    def finish(self, chunks: Sequence[Sequence[Source]], skipped: int, changed: int) -> dict[str, Any]:
         "List the gaps, and say what there is."
         gaps = find_gaps(self.manifest.done)
         fresh = self.folder / f"{_GAPS}.new"
@@ -829,7 +856,7 @@ class Backfill:
         left = sum(s.name not in self.manifest.done for chunk in chunks for s in chunk)
         if not left:
             shutil.rmtree(self.folder / "unpacked", ignore_errors=True)
-        return summarise(self.manifest, skipped, len(gaps)) | ({"left": left} if left else {})
+        return summarise(self.manifest, skipped, changed, len(gaps)) | ({"left": left} if left else {})
 
     def append(self, line: Mapping[str, Any]) -> None:
         "Add a line to the manifest, and remove what it makes useless."
@@ -926,7 +953,7 @@ def _stage(
     run: Backfill,
     chunks: Sequence[Sequence[Source]],
     folder: Path,  # Gets a file a chunk
-) -> tuple[list[str], list[dict[str, Any]]]:  # Names of the files, and what is no record
+) -> tuple[list[str], list[dict[str, Any]], int]:  # Names of the files, what is no record, and how many records
     "Write the records of all chunks for Flink."
     names: list[str] = []
     scraps: list[dict[str, Any]] = []
@@ -942,8 +969,7 @@ def _stage(
                 if _moment(record) < tomorrow:  # what is later is no reading, which the job can only tell by the time
                     record["fetched_at"] = f"{count:018}"
                 lines.write(_encoded(record) + b"\n")
-    run.counts["records"] += count
-    return names, scraps
+    return names, scraps, count
 
 
 _JSON: dict[str, str] = {
@@ -978,13 +1004,13 @@ def _of_topic(
             yield found.assign(file=called, line=line, record_id=found["record_id"].mask(staged))
 
 # %% ../nbs/14_backfill.ipynb #68f5cfc9
-def _pieces_of_job(out: Path, names: Sequence[str], scraps: list[dict[str, Any]]) -> Iterator[Piece]:
+def _pieces_of_job(out: Path, names: Sequence[str], scraps: list[dict[str, Any]], records: int) -> Iterator[Piece]:
     "What the job made, with its verdicts."
     nothing = measure_files([], "")
     dead = _dead(scraps, *(found[[*_DEAD]] for found in _of_topic(out, DEAD_TOPIC, names)))
     other = [found[_OTHER] for found in _of_topic(out, OTHER_TOPIC, names)]
     none = nothing.measured.assign(qc=pd.Series(dtype="int32"))
-    yield Piece(none, pd.concat(other or [nothing.other], ignore_index=True), dead)
+    yield Piece(none, pd.concat(other or [nothing.other], ignore_index=True), dead, records)
     for topic in KIND_TOPICS:
         for found in _of_topic(out, topic, names):
             yield Piece(found[[*READING_COLUMNS]], nothing.other, nothing.dead)
@@ -1004,9 +1030,9 @@ def judge_by_flink(
     for folder in (staged, out):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    names, scraps = _stage(run, chunks, staged)
+    names, scraps, count = _stage(run, chunks, staged)
     run_batch(staged, out, parallelism)
-    run.take([s for chunk in chunks for s in chunk], _pieces_of_job(out, names, scraps))
+    run.take([s for chunk in chunks for s in chunk], _pieces_of_job(out, names, scraps, count))
     for folder in (staged, out):
         shutil.rmtree(folder)
 
@@ -1030,12 +1056,15 @@ def list_sources(
 def summarise(
     manifest: Manifest,
     skipped: int,  # Files that were done before
+    changed: int,  # Of these, those that have another size by now
     gaps: int,
 ) -> dict[str, Any]:  # What `backfill --json` prints
     "Say what is in a history."
     counts = manifest.counts
     names = ("records", "readings", "good", "flagged", "dead", "other", "repeated", "refused")
-    told = {"files": len(manifest.done), "skipped": skipped} | {name: counts[name] for name in names}
+    told = {"files": len(manifest.done), "skipped": skipped, "changed": changed} | {
+        name: counts[name] for name in names
+    }
     return told | {"by_flag": {name: counts[f"flag {name}"] for name in FLAGS}, "gaps": gaps}
 
 
@@ -1060,8 +1089,10 @@ def backfill(
         if _new_target(manifest, target, folder):
             run.append({"target": target})
         sources = list_sources(paths, folder / "unpacked", web, since, until)
-        skipped = len({s.name for s in sources} & manifest.done.keys())
-        chunks = [[s for s in chunk if s.name not in manifest.done] for chunk in chunks_of(sources)]
+        known = {Source(name, size).key for name, size in manifest.done.items()}
+        skipped = len({s.key for s in sources} & known)
+        changed = sum(s.size not in (None, manifest.done.get(s.name, s.size)) for s in sources)
+        chunks = [[s for s in chunk if s.key not in known] for chunk in chunks_of(sources)]
         chunks = [chunk for chunk in chunks if chunk]
         watch(skipped, skipped + sum(map(len, chunks)))
         run.store = open_store(store) if store else None
@@ -1073,7 +1104,7 @@ def backfill(
         finally:
             if run.store is not None:
                 run.store.close()
-        return run.finish(chunks, skipped)
+        return run.finish(chunks, skipped, changed)
 
 # %% ../nbs/14_backfill.ipynb #f48b0591
 def read_history(

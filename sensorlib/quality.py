@@ -648,14 +648,14 @@ def _examine(
     "Find what there is to say about each reading."
     facts: dict[str, Any] = {name: readings[name] for name in (*_KNOWN, *PARTNERS)}
     old = 0 if memory is None else len(memory)
-    if memory is not None:
+    if memory is not None and old:
         facts = _recall(readings, memory)
     facts |= dict(history(pd.DataFrame(facts, copy=False)))
     found = _answer(pd.DataFrame(facts, copy=False), own=qc_sql(asks_others=False), comparable=comparable_sql())
     facts["comparable"] = comparable = np.ma.filled(found["comparable"], np.nan)
     facts["own"] = own = found["own"]
     facts["speaks"] = facts["new_minute"].to_numpy() & (own % 128 == 0) & ~np.isnan(comparable)
-    if memory is not None:
+    if memory is not None and old:
         facts |= {name: np.append(memory[name], facts[name][old:]) for name in ("own", "speaks")}
     facts["asks"] = ~np.isnan(comparable) & (np.arange(len(own)) >= old)
     asked = pd.DataFrame(facts, copy=False)

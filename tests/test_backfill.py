@@ -4,20 +4,19 @@ import gzip
 import io
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pytest
 import zstandard
@@ -26,8 +25,7 @@ from test_archive import tar, zipped
 from sensorlib.archive import open_files
 from sensorlib.backfill import backfill, chunks_of, Source, measure_files, read_history, read_manifest
 from sensorlib.core import KINDS, READING_COLUMNS, SensorlibError
-from sensorlib.feed import measurements
-from sensorlib.quality import check_files, judge, judge_piece, summarise, write_frame
+from sensorlib.quality import check_files, summarise, write_frame
 from sensorlib.store import open_store
 
 if TYPE_CHECKING:
@@ -43,7 +41,9 @@ def day_file(day: str, sensor_id: int, rows: int = 40, change: str = "") -> byte
     lines = [HEAD]
     for n in range(rows):
         moment = f"{day}T{n // 6:02}:{n % 6}0:{sensor_id % 60:02}"
-        lines.append(f"{sensor_id};SDS011;{sensor_id};47.37;8.5{sensor_id % 10};{moment};{20 + n % 7 + sensor_id % 3}.5{change};;;{n % 5}.25;;")
+        lines.append(
+            f"{sensor_id};SDS011;{sensor_id};47.37;8.5{sensor_id % 10};{moment};{20 + n % 7 + sensor_id % 3}.5{change};;;{n % 5}.25;;"
+        )
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -69,13 +69,17 @@ def put(folder: Path, files: Files) -> Path:
 
 def held(history: Path) -> pd.DataFrame:
     "All readings of a history."
-    return pd.concat([read_history(history, kind) for kind in KINDS], ignore_index=True).sort_values(KEY, ignore_index=True)
+    return pd.concat([read_history(history, kind) for kind in KINDS], ignore_index=True).sort_values(
+        KEY, ignore_index=True
+    )
 
 
 def plain(readings: pd.DataFrame) -> pd.DataFrame:
     "Readings by their key, in types that compare."
     columns = ["ts", "value_type", "value", "qc", "sensor_type", "cell", "lat"]
-    told = readings.astype({"value_type": "object", "sensor_type": "object", "cell": "object", "ts": "datetime64[us, UTC]"})
+    told = readings.astype(
+        {"value_type": "object", "sensor_type": "object", "cell": "object", "ts": "datetime64[us, UTC]"}
+    )
     return told.astype({"sensor_id": "int64"}).sort_values(KEY, ignore_index=True)[["sensor_id", *columns]]
 
 
@@ -102,7 +106,9 @@ CLOTHES = {
     "gzipped": lambda folder, files: put(folder, {f"{name}.gz": gzip.compress(data) for name, data in files.items()}),
     "Windows": lambda folder, files: put(folder, {name: data.replace(b"\n", b"\r\n") for name, data in files.items()}),
     "commas": lambda folder, files: put(folder, {name: data.replace(b";", b",") for name, data in files.items()}),
-    "quoted": lambda folder, files: put(folder, {name: data.replace(b"SDS011", b'"SDS011"') for name, data in files.items()}),
+    "quoted": lambda folder, files: put(
+        folder, {name: data.replace(b"SDS011", b'"SDS011"') for name, data in files.items()}
+    ),
     "backwards": lambda folder, files: put(folder, {name: backwards(data) for name, data in files.items()}),
     "in a tar": lambda folder, files: put(folder, {"days.tar.zst": zstandard.compress(tar(shuffled(files)))}),
     "in a zip": lambda folder, files: put(folder, {"days.zip": zipped(shuffled(files))}),
@@ -173,7 +179,9 @@ def test_damage_is_reported_by_file_and_row(tmp_path: Path, damage: str) -> None
     data = spoil(day_file("2026-03-01", 1))
     told = backfill([put(tmp_path / "days", {name: data})], tmp_path / "history")
     counts = summarise(check_files([tmp_path / "days"]))
-    assert [told[n] for n in ("records", "readings", "dead", "other")] == [counts[n] for n in ("records", "readings", "dead", "other")]
+    assert [told[n] for n in ("records", "readings", "dead", "other")] == [
+        counts[n] for n in ("records", "readings", "dead", "other")
+    ]
     dead = [pd.read_parquet(path) for path in (tmp_path / "history" / "dead").glob("*.parquet")]
     assert {reason for frame in dead for reason in frame["reason"]} == reasons
     for row in pd.concat(dead).itertuples() if dead else []:
@@ -213,7 +221,12 @@ def test_unknown_value_types_are_kept_apart(tmp_path: Path) -> None:
     data = day_file("2026-03-01", 1).replace(b"durP1", b"samples").replace(b".5;;", b".5;12;")
     told = backfill([put(tmp_path / "days", {"2026-03-01_sds011_sensor_1.csv": data})], tmp_path / "history")
     other = pd.concat(map(pd.read_parquet, (tmp_path / "history" / "other").glob("*.parquet")))
-    assert (told["other"], told["readings"], set(other["value_type"]), set(other["text"])) == (40, 80, {"samples"}, {"12"})
+    assert (told["other"], told["readings"], set(other["value_type"]), set(other["text"])) == (
+        40,
+        80,
+        {"samples"},
+        {"12"},
+    )
 
 
 def test_of_a_repeated_reading_the_last_one_counts(tmp_path: Path) -> None:
@@ -234,7 +247,17 @@ def test_of_a_repeated_reading_the_last_one_counts(tmp_path: Path) -> None:
 
 
 def command(folder: Path, history: Path, *more: object) -> list[str]:
-    return [sys.executable, "-m", "sensorlib.cli", "backfill", str(folder), "--history", str(history), "--json", *map(str, more)]
+    return [
+        sys.executable,
+        "-m",
+        "sensorlib.cli",
+        "backfill",
+        str(folder),
+        "--history",
+        str(history),
+        "--json",
+        *map(str, more),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +275,9 @@ def test_killed_at_any_point_and_gone_on_it_is_the_same(tmp_path: Path, month: P
     chance, killed = random.Random(20260315), 0
     store = f"sqlite:///{tmp_path}/store.db"
     for _ in range(6):
-        with subprocess.Popen(command(month, tmp_path / "torn", "--store", store), stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command(month, tmp_path / "torn", "--store", store), stdout=subprocess.DEVNULL
+        ) as process:
             time.sleep(length_s * chance.uniform(0.4, 1.0))
             killed += process.poll() is None
             process.kill()
@@ -288,11 +313,11 @@ def test_a_cut_line_of_the_manifest_counts_for_nothing(tmp_path: Path, checked: 
     told = backfill([folder], history)
     manifest = history / "manifest.jsonl"
     manifest.write_bytes(manifest.read_bytes()[:-20])
-    (history / "kind=noise").mkdir()
-    (history / "kind=noise" / "left.new").write_bytes(b"half")
+    (history / "kind=noise" / "month=2026-01").mkdir(parents=True)
+    (history / "kind=noise" / "month=2026-01" / "left.new").write_bytes(b"half")
     assert len(read_history(history, "particulates")) == 0
     assert backfill([folder], history) == told
-    assert not (history / "kind=noise" / "left.new").exists()
+    assert not (history / "kind=noise" / "month=2026-01" / "left.new").exists()
     assert_same(held(history), checked)
 
 
@@ -301,7 +326,9 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     refused: list[str] = []
 
     def again(done: int, total: int) -> None:
-        with pytest.raises(SensorlibError, match=r"another backfill is writing .*history.*wait for it, or end it") as caught:
+        with pytest.raises(
+            SensorlibError, match=r"another backfill is writing .*history.*wait for it, or end it"
+        ) as caught:
             backfill([folder], history)
         refused.append(str(caught.value))
 
@@ -312,13 +339,17 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 def test_a_history_goes_where_it_went_before(tmp_path: Path) -> None:
     folder, history = put(tmp_path / "days", week()), tmp_path / "history"
     backfill([folder], history)
-    with pytest.raises(SensorlibError, match=r"begun with no store.*expected the same; fill a store.*backfill .*history --store"):
+    with pytest.raises(
+        SensorlibError, match=r"begun with no store.*expected the same; fill a store.*backfill .*history --store"
+    ):
         backfill([folder], history, store=f"sqlite:///{tmp_path}/store.db")
     with pytest.raises(SensorlibError, match="nowhere to write to, expected --history DIR, --store URL, or both"):
         backfill([folder])
 
 
-def test_a_store_is_filled_from_a_history_with_its_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: pd.DataFrame) -> None:
+def test_a_store_is_filled_from_a_history_with_its_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: pd.DataFrame
+) -> None:
     monkeypatch.chdir(tmp_path)
     backfill([put(tmp_path / "days", week())], tmp_path / "history")
     told = backfill([tmp_path / "history"], store="sqlite:///store.db")
@@ -370,7 +401,9 @@ def test_the_archive_on_the_web(tmp_path: Path, published: tuple[Path, str], che
     assert told["files"] == len(files)
     assert_same(held(tmp_path / "history"), checked)
     sizes = read_manifest(tmp_path / "history").done
-    assert all(sizes[Path(name).name] == len(data) for name, data in (old | by_day(files)).items() if Path(name).name in sizes)
+    assert all(
+        sizes[Path(name).name] == len(data) for name, data in (old | by_day(files)).items() if Path(name).name in sizes
+    )
 
 
 def test_one_day_and_one_file_of_the_web(tmp_path: Path, published: tuple[Path, str]) -> None:
@@ -395,8 +428,14 @@ def test_flink_makes_the_same_history(tmp_path: Path, shared_data: Path) -> None
     days = [f"2018-11-{day:02}" for day in range(5, 9)]
     real = {Path(name).name: data for name, data in open_files(archive) if Path(name).name[:10] in days}
     name = f"{days[0]}_sds011_sensor_1.csv"
-    odd = day_file(days[0], 1).replace(b"21.5;", b"Sep 21;", 1).replace(b"durP1", b"samples").replace(b".5;;", b".5;12;")
-    odd = odd.replace(b"T00:20", b"T00-20").replace(b";SDS011;1;47.37;8.51;2018-11-05T01:00", b";SDS011") + odd.splitlines()[9] + b"\n"
+    odd = (
+        day_file(days[0], 1).replace(b"21.5;", b"Sep 21;", 1).replace(b"durP1", b"samples").replace(b".5;;", b".5;12;")
+    )
+    odd = (
+        odd.replace(b"T00:20", b"T00-20").replace(b";SDS011;1;47.37;8.51;2018-11-05T01:00", b";SDS011")
+        + odd.splitlines()[9]
+        + b"\n"
+    )
     unread = {f"{days[1]}_sds011_sensor_2.csv": b"artist;song\nA;B\n"}
     folder = put(tmp_path / "days", real | {name: odd} | unread)
     python = backfill([folder], tmp_path / "python")
@@ -406,11 +445,22 @@ def test_flink_makes_the_same_history(tmp_path: Path, shared_data: Path) -> None
     assert python["dead"] >= 4 and python["other"] >= 38 and python["repeated"] > 0
     assert_same(held(tmp_path / "flink"), held(tmp_path / "python"))
     for kept in ("dead", "other"):
-        tables = [pd.concat(map(pd.read_parquet, (tmp_path / engine / kept).glob("*"))) for engine in ("python", "flink")]
-        rows = [sorted(zip(t["file"], t["line"].fillna(0), t["value_type"].fillna(""), t["text"].fillna(""), strict=True)) for t in tables]
+        tables = [
+            pd.concat(map(pd.read_parquet, (tmp_path / engine / kept).glob("*"))) for engine in ("python", "flink")
+        ]
+        rows = [
+            sorted(zip(t["file"], t["line"].fillna(0), t["value_type"].fillna(""), t["text"].fillna(""), strict=True))
+            for t in tables
+        ]
         assert rows[0] == rows[1]
-    with pytest.raises(SensorlibError, match="is begun, and Flink makes a history at once: give it a folder of its own"):
-        backfill([put(tmp_path / "more", {f"{days[3]}_sds011_sensor_3.csv": day_file(days[3], 3)})], tmp_path / "flink", engine="flink")
+    with pytest.raises(
+        SensorlibError, match="is begun, and Flink makes a history at once: give it a folder of its own"
+    ):
+        backfill(
+            [put(tmp_path / "more", {f"{days[3]}_sds011_sensor_3.csv": day_file(days[3], 3)})],
+            tmp_path / "flink",
+            engine="flink",
+        )
 
 
 def test_a_day_that_does_not_fit_is_judged_like_one_that_does(
@@ -427,14 +477,24 @@ def test_a_day_that_does_not_fit_is_judged_like_one_that_does(
 
 def test_chunks_follow_the_days_and_hold_so_many_bytes() -> None:
     days = [f"2026-03-{day:02}_dht22_sensor_{n}.csv" for n in (2, 1) for day in (3, 1, 2)]
-    chunks = chunks_of([Source("notes.csv", 5), *(Source(name, 3_000_000) for name in days), Source(days[0], 3_000_000)])
-    assert [sorted({source.day for source in chunk}) for chunk in chunks] == [["2026-03-01"], ["2026-03-02"], ["2026-03-03"], [""]]
+    chunks = chunks_of(
+        [Source("notes.csv", 5), *(Source(name, 3_000_000) for name in days), Source(days[0], 3_000_000)]
+    )
+    assert [sorted({source.day for source in chunk}) for chunk in chunks] == [
+        ["2026-03-01"],
+        ["2026-03-02"],
+        ["2026-03-03"],
+        [""],
+    ]
     assert [source.name[-5] for source in chunks[0]] == ["1", "2"]
 
 
 def test_several_sensors_in_a_file_keep_the_order_of_the_feed(tmp_path: Path) -> None:
     parts = [day_file("2026-03-01", n).decode().splitlines() for n in (9, 10, 61, 1)]
-    mixed = "\n".join([parts[0][0], *(line for lines in zip(*(p[1:] for p in parts), strict=True) for line in lines)]) + "\n"
+    mixed = (
+        "\n".join([parts[0][0], *(line for lines in zip(*(p[1:] for p in parts), strict=True) for line in lines)])
+        + "\n"
+    )
     data = mixed.encode()
     now = "2026-04-01T00:00:00Z"
     fast, slow = (measure_files([("a.csv", d)], now).measured for d in (data, data.replace(b"SDS011", b'"SDS011"')))
@@ -460,3 +520,59 @@ def test_a_month_of_aberdeen_has_the_verdicts_of_a_check(tmp_path: Path, shared_
     told, checked = backfill([folder], tmp_path / "history"), check_files([folder])
     assert (told["readings"], told["repeated"], told["dead"]) == (len(checked.readings), 0, len(checked.dead))
     assert_same(held(tmp_path / "history"), checked.readings)
+
+
+def test_files_without_a_row_and_parquet_that_is_none(tmp_path: Path) -> None:
+    files = {
+        "2026-03-01_sds011_sensor_1.csv": HEAD.encode() + b"\n",
+        "cut.parquet": b"PAR1 and so on",
+        "empty.json": b"[]",
+    }
+    put(tmp_path / "days", files)
+    pd.DataFrame({"artist": ["A"]}).to_parquet(tmp_path / "days" / "songs.parquet")
+    told = backfill([tmp_path / "days"], tmp_path / "history", store=f"sqlite:///{tmp_path}/store.db")
+    assert (told["files"], told["records"], told["readings"], told["dead"]) == (4, 0, 0, 2)
+    dead = pd.concat(map(pd.read_parquet, (tmp_path / "history" / "dead").glob("*")))
+    assert {Path(name).name for name in dead["file"]} == {"cut.parquet", "songs.parquet"}
+    assert backfill([tmp_path / "days"], tmp_path / "history", store=f"sqlite:///{tmp_path}/store.db")["skipped"] == 4
+
+
+def test_a_file_that_changed_or_was_packed_is_not_taken_twice(tmp_path: Path) -> None:
+    name, data = "2026-03-01_sds011_sensor_1.csv", day_file("2026-03-01", 1)
+    backfill([put(tmp_path / "days", {name: data})], tmp_path / "history")
+    grown = backfill([put(tmp_path / "grown", {name: data * 2})], tmp_path / "history")
+    packed = backfill([put(tmp_path / "packed", {f"{name}.gz": gzip.compress(data)})], tmp_path / "history")
+    assert [(told["skipped"], told["changed"], told["readings"]) for told in (grown, packed)] == [
+        (1, 1, 80),
+        (1, 0, 80),
+    ]
+
+
+def test_what_is_not_ours_in_a_folder_stays(tmp_path: Path) -> None:
+    history = put(tmp_path / "history", {"mine.parquet": b"1", "kind=own/mine.parquet": b"2"})
+    for _ in range(2):
+        backfill([put(tmp_path / "days", week(1))], history)
+    assert (history / "mine.parquet").exists() and (history / "kind=own" / "mine.parquet").exists()
+
+
+def test_a_span_of_days_is_cut_out(tmp_path: Path) -> None:
+    told = backfill(
+        [put(tmp_path / "days", week())], tmp_path / "history", since=date(2026, 3, 2), until=date(2026, 3, 4)
+    )
+    assert told["files"] == 9
+    part = read_history(
+        tmp_path / "history", "particulates", datetime(2026, 3, 2, 12, tzinfo=UTC), datetime(2026, 3, 3, tzinfo=UTC)
+    )
+    whole = read_history(tmp_path / "history", "particulates")
+    assert len(whole) == 9 * 80 and len(part) == 0
+    assert len(read_history(tmp_path / "history", "particulates", until=datetime(2026, 3, 3, tzinfo=UTC))) == 5 * 80
+    assert list(whole.columns) == [*READING_COLUMNS]
+
+
+@pytest.mark.parametrize("given", [["--from", "yesterday"], []])
+def test_bad_usage_says_what_to_give(tmp_path: Path, given: list[str]) -> None:
+    end = subprocess.run(
+        [sys.executable, "-m", "sensorlib.cli", "backfill", str(tmp_path), *given], capture_output=True, text=True
+    )
+    assert end.returncode == 1
+    assert re.search(r"sensorlib backfill: .*expected (a day such as|--history DIR)", end.stderr)

@@ -717,7 +717,9 @@ def test_neighbours_are_heard_as_the_rule_says() -> None:
         value_type="P1", altitude=1.0, comparable=random.normal(size=size).round(1), speaks=random.random(size) < 0.6
     )
     everything = np.ones(size, bool)
-    found = neighbours(asked.assign(asks=True), lambda near: everything)[["others", "lowest", "low", "middle", "high", "highest"]]
+    found = neighbours(asked.assign(asks=True), lambda near: everything)[
+        ["others", "lowest", "low", "middle", "high", "highest"]
+    ]
     assert found["others"].between(0, 30).all() and found["others"].nunique() > 10
     assert [tuple(row) for row in found.itertuples(index=False)] == told_one_by_one(asked)
 
@@ -744,7 +746,13 @@ def test_pieces_of_any_size_are_judged_like_the_whole(seed: int) -> None:
     measured = spoilt_hours(6, seed)
     last, chance = int(measured["record"].max()), random.Random(seed)
     whole = judge(measured)["qc"].to_numpy()
-    assert {name for qc in np.unique(whole) for name in flag_names(qc)} >= {"stuck", "spike", "neighbours", "short", "humid"}
+    assert {name for qc in np.unique(whole) for name in flag_names(qc)} >= {
+        "stuck",
+        "spike",
+        "neighbours",
+        "short",
+        "humid",
+    }
     for count in (1, 5, 20):
         ends = sorted(chance.sample(range(last), count))
         np.testing.assert_array_equal(in_pieces(measured, ends), whole)

@@ -29,6 +29,7 @@ for head, files in json.load(sys.stdin).items():
 """
 DUCKDB = """
 import sys, json, duckdb
+duckdb.sql("SET enable_progress_bar = false")
 types = {"sensor_id": "BIGINT", "sensor_type": "VARCHAR", "location": "BIGINT", "timestamp": "TIMESTAMP"}
 for head, files in json.load(sys.stdin).items():
     columns = {name: types.get(name, "DOUBLE") for name in head.split(";")}
@@ -99,7 +100,9 @@ def test_backfill_against_a_bare_read(aberdeen: Path, tmp_path: Path) -> None:
     print()
     for name, run in {**bare, "backfill": ours}.items():
         print(f"{name:>10}: {run.wall_s:5.1f} s, {run.cpu_s:5.1f} CPU s, {run.peak_mb:6.0f} MB")
-    print(f"{'ratio':>10}: {ours.wall_s / fastest.wall_s:.1f} of wall time, {ours.cpu_s / fastest.cpu_s:.1f} of CPU time")
+    print(
+        f"{'ratio':>10}: {ours.wall_s / fastest.wall_s:.1f} of wall time, {ours.cpu_s / fastest.cpu_s:.1f} of CPU time"
+    )
     print(f"{'':>10}  {told['readings'] / ours.cpu_s:,.0f} readings judged and written per CPU second")
 
 
