@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'PIECE_ROWS', 'Source', 'list_files', 'Web', 'list_web', 'chunks_of', 'Piece', 'measure_files', 'Part',
-           'Manifest', 'read_manifest', 'Backfill', 'state_folder', 'judge_by_flink', 'list_sources', 'summarise',
-           'backfill', 'read_history']
+           'Manifest', 'read_manifest', 'Reader', 'Backfill', 'state_folder', 'judge_by_flink', 'list_sources',
+           'summarise', 'backfill', 'read_history']
 
 # %% ../nbs/14_backfill.ipynb #a59765a4
 import fcntl
@@ -37,31 +37,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from sensorlib.archive import (
-    PLACES,
-    VALUE_NAMES,
-    Rows,
-    day_of,
-    find_gaps,
-    open_files,
-    plain_head,
-    read_file,
-    read_rows,
-    unpack,
-)
-from sensorlib.core import (
-    DEAD_TOPIC,
-    KIND_TOPICS,
-    KINDS,
-    OTHER_TOPIC,
-    READING_COLUMNS,
-    FeedError,
-    MissingPart,
-    Reading,
-    SettingError,
-    format_time,
-    parse_number,
-)
+from .archive import PLACES, VALUE_NAMES, Rows, day_of, find_gaps
+from .archive import open_files, plain_head, read_file, read_rows, unpack
+from .core import DEAD_TOPIC, KIND_TOPICS, KINDS, OTHER_TOPIC, READING_COLUMNS
+from .core import FeedError, MissingPart, Reading, SettingError, format_time, parse_number
 from .feed import PATHS, USER_AGENT, Answer, in_order, measurements, merge_records, parse_texts
 from .places import cell, enrich
 from .quality import FLAGS, is_good, join_columns, judge_piece
@@ -113,7 +92,7 @@ def _unbundle(
         (fresh / (plain if day_of(plain) else f"{number:06}-{plain}")).write_bytes(data)
     return fresh.rename(unpacked)
 
-
+# %% ../nbs/14_backfill.ipynb #98737a31
 def list_files(
     path: Path,  # A file, a folder, or a bundle of files
     staging: Path,  # Folder to unpack bundles into
@@ -281,7 +260,7 @@ def _ranks(rows: Rows) -> np.ndarray:
     place[order] = np.arange(len(order))
     return place
 
-
+# %% ../nbs/14_backfill.ipynb #afaca78c
 def _measure_rows(
     rows: Rows,
     fetched_at: str,  # As for `places.enrich`
@@ -369,7 +348,7 @@ def _scraps(answer: Answer, file: object) -> list[dict[str, Any]]:
         for s in answer.scraps
     ]
 
-
+# %% ../nbs/14_backfill.ipynb #9cffbb9f
 def _careful(number: int, name: str, data: bytes, fetched_at: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     "Measurements of one file by the reader of the feed, and its scraps."
     answer = read_file(name, data)
@@ -477,7 +456,7 @@ def _unpacked(
         files += [(name if len(inside) == 1 else f"{source.name}/{member}", data) for member, data in inside]
     return files, broken
 
-
+# %% ../nbs/14_backfill.ipynb #024253b1
 def _texts_of(column: pa.ChunkedArray, name: str) -> pa.Array:
     "A column of the archive's Parquet as a day file would write it."
     text = pc.replace_substring_regex(column.cast(pa.string()), "^nan$", "").fill_null("").combine_chunks()
@@ -614,7 +593,7 @@ def _locked(folder: Path) -> Iterator[None]:
             ) from None
         yield
 
-
+# %% ../nbs/14_backfill.ipynb #413a6c51
 _OURS = ("kind=*/month=*/*", "dead/*", "other/*", "memory-*")
 
 
@@ -649,7 +628,7 @@ def _span(table: pa.Table) -> tuple[str, str]:
     first, last = ("" if moment is None else format_time(moment) for moment in moments)
     return first, last
 
-
+# %% ../nbs/14_backfill.ipynb #3d9a2ef0
 class _Chunk:
     "Parts of one chunk, on their way into the history."
 
@@ -748,17 +727,14 @@ def _label(chunk: Sequence[Source]) -> str:
     days = [source.day for source in chunk]
     return f"{days[0]}_{days[-1]}" if days[0] else re.sub(r"[^A-Za-z0-9]+", "-", Path(chunk[0].name).stem)[:40]
 
-
+# %% ../nbs/14_backfill.ipynb #a764c24b
 @dataclass
-class Backfill:
-    "A run over one history, which it holds alone."
+class Reader:
+    "What reads chunks, and knows how large their files were."
 
-    folder: Path  # Manifest and memory; parts too, where they are wanted
-    parquet: bool  # Whether parts are wanted
-    store: Store | None
+    folder: Path  # Where a heavy day is laid aside
     web: Web
-    manifest: Manifest
-    fetched_at: str
+    fetched_at: str  # As for `measure_files`
     sizes: dict[str, int] = field(default_factory=dict)  # Of the files that were read [bytes], as they came
 
     def read(self, chunk: Sequence[Source]) -> Iterator[Piece]:
@@ -806,18 +782,25 @@ class Backfill:
         self.sizes |= {name: len(data) for name, data in found.items()}
         return found
 
-    def judge(self, piece: Piece, memory: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-        "Judge a piece, unless it has its verdicts."
-        if "qc" in piece.measured:
-            return piece.measured, memory
-        return judge_piece(piece.measured, memory)
+# %% ../nbs/14_backfill.ipynb #e73fc54f
+@dataclass
+class Backfill:
+    "A run over one history, which it holds alone."
+
+    folder: Path  # Manifest and memory; parts too, where they are wanted
+    parquet: bool  # Whether parts are wanted
+    store: Store | None
+    reader: Reader
+    manifest: Manifest
 
     def take(self, chunk: Sequence[Source], pieces: Iterable[Piece]) -> None:
         "Bring a chunk into the history and the store, as a whole."
         made = _Chunk(self.folder, self.manifest, _label(chunk))
         memory = None if self.manifest.memory is None else pd.read_parquet(self.folder / self.manifest.memory)
         for piece in pieces:
-            readings, memory = self.judge(piece, memory)
+            readings = piece.measured
+            if "qc" not in readings:  # verdicts that are there are kept
+                readings, memory = judge_piece(readings, memory)
             if self.store is not None:
                 refused = _store(readings, self.store)
                 made.counts["refused"] += len(refused)
@@ -829,34 +812,12 @@ class Backfill:
         if memory is not None:
             kept = f"memory-{self.manifest.chunks:06}.parquet"
             _write_part(pa.Table.from_pandas(memory), self.folder / kept)
-        files = [[s.name, self.sizes.pop(s.name, s.size)] for s in chunk]
+        files = [[s.name, self.reader.sizes.pop(s.name, s.size)] for s in chunk]
         parts = {path: [part.rows, part.since, part.until] for path, part in made.parts.items()}
         self.append(
             {"files": files, "parts": parts, "dropped": made.dropped, "counts": dict(made.counts)}
             | ({"memory": kept} if kept else {})
         )
-
-    def take_all(self, chunks: Sequence[Sequence[Source]], stop: threading.Event) -> Iterator[int]:
-        "Take one chunk after the other, reading ahead; tell after each how many files are done."
-        pieces = ((number, piece) for number, chunk in enumerate(chunks) for piece in self.read(chunk))
-        done = 0
-        for number, group in groupby(_ahead(pieces), key=itemgetter(0)):
-            self.take(chunks[number], (piece for _, piece in group))
-            done += len(chunks[number])
-            yield done
-            if stop.is_set():
-                return
-
-    def finish(self, chunks: Sequence[Sequence[Source]], skipped: int, changed: int) -> dict[str, Any]:
-        "List the gaps, and say what there is."
-        gaps = find_gaps(self.manifest.done)
-        fresh = self.folder / f"{_GAPS}.new"
-        gaps.to_csv(fresh, index=False)
-        fresh.replace(self.folder / _GAPS)
-        left = sum(s.name not in self.manifest.done for chunk in chunks for s in chunk)
-        if not left:
-            shutil.rmtree(self.folder / "unpacked", ignore_errors=True)
-        return summarise(self.manifest, skipped, changed, len(gaps)) | ({"left": left} if left else {})
 
     def append(self, line: Mapping[str, Any]) -> None:
         "Add a line to the manifest, and remove what it makes useless."
@@ -882,6 +843,30 @@ def _ahead(
         while (found := coming.result()) is not None:
             coming = maker.submit(next, made, None)
             yield found
+
+
+def _take_all(run: Backfill, chunks: Sequence[Sequence[Source]], stop: threading.Event) -> Iterator[int]:
+    "Take one chunk after the other, reading ahead; tell after each how many files are done."
+    pieces = ((number, piece) for number, chunk in enumerate(chunks) for piece in run.reader.read(chunk))
+    done = 0
+    for number, group in groupby(_ahead(pieces), key=itemgetter(0)):
+        run.take(chunks[number], (piece for _, piece in group))
+        done += len(chunks[number])
+        yield done
+        if stop.is_set():
+            return
+
+
+def _finish(run: Backfill, chunks: Sequence[Sequence[Source]], skipped: int, changed: int) -> dict[str, Any]:
+    "List the gaps, and say what there is."
+    gaps = find_gaps(run.manifest.done)
+    fresh = run.folder / f"{_GAPS}.new"
+    gaps.to_csv(fresh, index=False)
+    fresh.replace(run.folder / _GAPS)
+    left = sum(s.name not in run.manifest.done for chunk in chunks for s in chunk)
+    if not left:
+        shutil.rmtree(run.folder / "unpacked", ignore_errors=True)
+    return summarise(run.manifest, skipped, changed, len(gaps)) | ({"left": left} if left else {})
 
 
 def _new_target(
@@ -957,11 +942,11 @@ def _stage(
     "Write the records of all chunks for Flink."
     names: list[str] = []
     scraps: list[dict[str, Any]] = []
-    tomorrow = _moment({"timestamp": format_time(datetime.fromisoformat(run.fetched_at) + timedelta(days=1))})
+    tomorrow = _moment({"timestamp": format_time(datetime.fromisoformat(run.reader.fetched_at) + timedelta(days=1))})
     count = 0
     for place, chunk in enumerate(chunks):
-        files, broken = _unpacked(chunk, run.contents(chunk))
-        records, odd = _staged_records([(len(names) + n, *file) for n, file in enumerate(files)], run.fetched_at)
+        files, broken = _unpacked(chunk, run.reader.contents(chunk))
+        records, odd = _staged_records([(len(names) + n, *file) for n, file in enumerate(files)], run.reader.fetched_at)
         names, scraps = names + [name for name, _ in files], scraps + odd + broken
         with gzip.open(folder / f"{place:06}.ndjson.gz", "wb", compresslevel=1) as lines:
             for record in records:
@@ -1067,7 +1052,7 @@ def summarise(
     }
     return told | {"by_flag": {name: counts[f"flag {name}"] for name in FLAGS}, "gaps": gaps}
 
-
+# %% ../nbs/14_backfill.ipynb #411b7bbe
 def backfill(
     paths: Iterable[str | Path],  # Files, folders, bundles (tar, zip), histories and URLs of the archive's layout
     history: Path | None = None,  # Folder of the Parquet history; none is written when None
@@ -1084,7 +1069,8 @@ def backfill(
     with _locked(folder), closing(Web()) as web:
         manifest = read_manifest(folder)
         _sweep(folder, manifest)
-        run = Backfill(folder, history is not None, None, web, manifest, format_time(datetime.now(UTC)))
+        reader = Reader(folder, web, format_time(datetime.now(UTC)))
+        run = Backfill(folder, history is not None, None, reader, manifest)
         target = {"parquet": run.parquet, "store": store, "engine": engine}
         if _new_target(manifest, target, folder):
             run.append({"target": target})
@@ -1099,12 +1085,12 @@ def backfill(
         try:
             if engine == "flink" and chunks:
                 judge_by_flink(run, chunks, parallelism)
-            for done in run.take_all(chunks if engine == "python" else [], stop):
+            for done in _take_all(run, chunks if engine == "python" else [], stop):
                 watch(skipped + done, skipped + sum(map(len, chunks)))
         finally:
             if run.store is not None:
                 run.store.close()
-        return run.finish(chunks, skipped, changed)
+        return _finish(run, chunks, skipped, changed)
 
 # %% ../nbs/14_backfill.ipynb #f48b0591
 def read_history(

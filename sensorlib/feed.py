@@ -261,7 +261,7 @@ def _kinds(value_type: pd.Series, sensor_type: pd.Series) -> pd.Series:
         return pd.Series(pd.Categorical.from_codes(codes.take(pairs).to_numpy(), pd.Index(KINDS)))
     return pd.Series(np.array(found, "object")[pairs])
 
-
+# %% ../nbs/01_feed.ipynb #0b1c78f1
 def parse_texts(
     heads: Mapping[
         str, Any
