@@ -868,7 +868,7 @@ def _finish(run: Backfill, chunks: Sequence[Sequence[Source]], skipped: int, cha
         shutil.rmtree(run.folder / "unpacked", ignore_errors=True)
     return summarise(run.manifest, skipped, changed, len(gaps)) | ({"left": left} if left else {})
 
-
+# %% ../nbs/14_backfill.ipynb #f184f2f6
 def _new_target(
     manifest: Manifest,
     target: Mapping[str, Any],
