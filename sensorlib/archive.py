@@ -67,7 +67,7 @@ def _untar(path: Path) -> Iterator[tuple[str, bytes]]:
                 if member.isfile():
                     yield from _unpack(member.name, archive.extractfile(member).read())
 
-
+# %% ../nbs/02_archive.ipynb #8efc0904
 def unpack(
     name: str,  # Name of a file
     data: bytes,  # Its bytes

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'PIECE_ROWS', 'Source', 'list_files', 'Web', 'list_web', 'chunks_of', 'Piece', 'measure_files', 'Part',
-           'Manifest', 'read_manifest', 'Backfill', 'state_folder', 'judge_by_flink', 'list_sources', 'summarise',
-           'backfill', 'read_history']
+           'Manifest', 'read_manifest', 'Reader', 'Backfill', 'state_folder', 'judge_by_flink', 'list_sources',
+           'summarise', 'backfill', 'read_history']
 
 # %% ../nbs/14_backfill.ipynb #a59765a4
 import fcntl
@@ -37,31 +37,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from sensorlib.archive import (
-    PLACES,
-    VALUE_NAMES,
-    Rows,
-    day_of,
-    find_gaps,
-    open_files,
-    plain_head,
-    read_file,
-    read_rows,
-    unpack,
-)
-from sensorlib.core import (
-    DEAD_TOPIC,
-    KIND_TOPICS,
-    KINDS,
-    OTHER_TOPIC,
-    READING_COLUMNS,
-    FeedError,
-    MissingPart,
-    Reading,
-    SettingError,
-    format_time,
-    parse_number,
-)
+from .archive import PLACES, VALUE_NAMES, Rows, day_of, find_gaps
+from .archive import open_files, plain_head, read_file, read_rows, unpack
+from .core import DEAD_TOPIC, KIND_TOPICS, KINDS, OTHER_TOPIC, READING_COLUMNS
+from .core import FeedError, MissingPart, Reading, SettingError, format_time, parse_number
 from .feed import PATHS, USER_AGENT, Answer, in_order, measurements, merge_records, parse_texts
 from .places import cell, enrich
 from .quality import FLAGS, is_good, join_columns, judge_piece
@@ -79,9 +58,19 @@ class Source:
     url: str | None = None
 
     @property
+    def key(self) -> str:
+        "Name by which it is found again, also when the archive has packed it meanwhile."
+        return self.name.removesuffix(".gz")
+
+    @property
     def day(self) -> str:
         "Day of a day file; empty for any other."
         return day_of(self.name)
+
+
+def _source(path: Path, name: str = "") -> Source:
+    "A local file; without a day in its name it is known by its whole path, or by the name given."
+    return Source(path.name if day_of(path.name) else name or str(path.resolve()), path.stat().st_size, path)
 
 
 _BUNDLES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
@@ -103,7 +92,7 @@ def _unbundle(
         (fresh / (plain if day_of(plain) else f"{number:06}-{plain}")).write_bytes(data)
     return fresh.rename(unpacked)
 
-
+# %% ../nbs/14_backfill.ipynb #98737a31
 def list_files(
     path: Path,  # A file, a folder, or a bundle of files
     staging: Path,  # Folder to unpack bundles into
@@ -112,16 +101,17 @@ def list_files(
     if (path / _MANIFEST).exists():
         for part in sorted(read_manifest(path).parts):
             if part.startswith("kind="):
-                yield Source(str(path / part), (path / part).stat().st_size, path / part)
+                yield _source(path / part)
     elif path.is_dir():
         for member in sorted(p for p in path.rglob("*") if p.is_file()):
             yield from list_files(member, staging)
     elif not path.exists():
         raise MissingPart(f"no such file: {path}; expected day files, plain or packed, Parquet, a folder or a URL")
     elif path.name.endswith(_BUNDLES):
-        yield from list_files(_unbundle(path, staging), staging)
+        for member in sorted(_unbundle(path, staging).iterdir()):
+            yield _source(member, f"{path.name}/{member.name}")
     else:
-        yield Source(path.name if day_of(path.name) else str(path), path.stat().st_size, path)
+        yield _source(path)
 
 # %% ../nbs/14_backfill.ipynb #962cafe6
 _LINK = re.compile(r'href="([^"?#]+)"', re.IGNORECASE)
@@ -201,24 +191,27 @@ def list_web(
 # %% ../nbs/14_backfill.ipynb #4a83567a
 CHUNK_BYTES = 8_000_000  # of unpacked text, about a quarter of a million readings
 _PACKED = 8  # how many times its size a packed file holds
+_TYPICAL = 36_000  # bytes of a sensor that reports every 148 seconds
 
 
 def _weight(source: Source) -> int:
     "Bytes that a source holds, about."
-    return (source.size or 0) * (_PACKED if source.name.endswith((".gz", ".zst")) else 1)
+    if source.size is None:
+        return _TYPICAL
+    return source.size * (_PACKED if source.name.endswith((".gz", ".zst")) else 1)
 
 
 def chunks_of(
     sources: Iterable[Source],
 ) -> list[list[Source]]:  # Days in the order of time, then what has no day, as it was given
     "Divide sources into what is read at once."
-    listed = list({source.name: source for source in sources}.values())
+    listed = list({source.key: source for source in sources}.values())
     dated = sorted((s for s in listed if s.day), key=lambda s: (s.day, s.name))
     chunks: list[list[Source]] = []
     weight = CHUNK_BYTES
     for _, group in groupby(dated, key=lambda s: s.day):
         day = list(group)
-        heavy = sum(map(_weight, day)) or CHUNK_BYTES
+        heavy = sum(map(_weight, day))
         if weight + heavy > CHUNK_BYTES:
             chunks, weight = [*chunks, []], 0
         chunks[-1] += day
@@ -267,7 +260,7 @@ def _ranks(rows: Rows) -> np.ndarray:
     place[order] = np.arange(len(order))
     return place
 
-
+# %% ../nbs/14_backfill.ipynb #afaca78c
 def _measure_rows(
     rows: Rows,
     fetched_at: str,  # As for `places.enrich`
@@ -355,7 +348,7 @@ def _scraps(answer: Answer, file: object) -> list[dict[str, Any]]:
         for s in answer.scraps
     ]
 
-
+# %% ../nbs/14_backfill.ipynb #9cffbb9f
 def _careful(number: int, name: str, data: bytes, fetched_at: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     "Measurements of one file by the reader of the feed, and its scraps."
     answer = read_file(name, data)
@@ -463,34 +456,46 @@ def _unpacked(
         files += [(name if len(inside) == 1 else f"{source.name}/{member}", data) for member, data in inside]
     return files, broken
 
-
+# %% ../nbs/14_backfill.ipynb #024253b1
 def _texts_of(column: pa.ChunkedArray, name: str) -> pa.Array:
     "A column of the archive's Parquet as a day file would write it."
     text = pc.replace_substring_regex(column.cast(pa.string()), "^nan$", "").fill_null("").combine_chunks()
     return text.dictionary_encode() if name in PLACES - {"timestamp"} else text
 
 
-def _read_parquet(source: Source) -> Iterator[Piece]:
+def _read_parquet(source: Source, fetched_at: str) -> Iterator[Piece]:
     "Readings of a Parquet file with their verdicts, or measurements of the archive's rows in the order of time."
-    columns = {*pq.read_schema(source.path).names}
+    nothing = measure_files([], fetched_at)
+    try:
+        columns = {*pq.read_schema(source.path).names}
+    except (pa.ArrowException, OSError) as error:
+        columns, why = set(), f"cannot read {source.name}: {error}"
+    else:
+        why = f"{source.name} has neither the columns of a reading nor sensor_id and timestamp"
     if {*READING_COLUMNS} <= columns:
+        yield nothing
         for batch in pq.ParquetFile(source.path).iter_batches(PIECE_ROWS, columns=list(READING_COLUMNS)):
-            nothing = measure_files([], "")
             yield Piece(batch.to_pandas(), nothing.other, nothing.dead, batch.num_rows)
-        return
-    if not {"sensor_id", "timestamp"} <= columns:
-        raise SettingError(f"{source.path} has neither the columns of a reading nor sensor_id and timestamp")
+    elif {"sensor_id", "timestamp"} <= columns:
+        yield nothing
+        yield from _read_published(source, fetched_at)
+    else:
+        nothing.dead = _dead([{"reason": "file", "text": why, "file": source.name}])
+        yield nothing
+
+
+def _read_published(source: Source, fetched_at: str) -> Iterator[Piece]:
+    "Measurements of the archive's Parquet."
+    line = 0
     with duckdb.connect() as engine:
         rows = engine.sql("SELECT * FROM read_parquet(?) ORDER BY timestamp, sensor_id", params=[str(source.path)])
-        reader, line = rows.to_arrow_reader(PIECE_ROWS), 0
-        for batch in reader:
+        for batch in rows.to_arrow_reader(PIECE_ROWS):
             table = pa.Table.from_batches([batch])
             texts = {name: _texts_of(table[name], name) for name in table.column_names}
             lines = np.arange(line, line + len(table)) + 1
             line += len(table)
-            measured = _measure_rows(Rows(texts, np.zeros(len(table), int), lines), format_time(datetime.now(UTC)))
-            row = measured["record"].to_numpy()
-            yield _piece_of([measured.assign(file=0, line=lines[row])], [], [source.name])
+            measured = _measure_rows(Rows(texts, np.zeros(len(table), int), lines), fetched_at)
+            yield _piece_of([measured.assign(file=0, line=lines[measured["record"]])], [], [source.name])
 
 # %% ../nbs/14_backfill.ipynb #26cc28f2
 _MANIFEST, _LOCK, _GAPS = "manifest.jsonl", "lock", "gaps.csv"
@@ -588,15 +593,19 @@ def _locked(folder: Path) -> Iterator[None]:
             ) from None
         yield
 
+# %% ../nbs/14_backfill.ipynb #413a6c51
+_OURS = ("kind=*/month=*/*", "dead/*", "other/*", "memory-*")
+
 
 def _sweep(folder: Path, manifest: Manifest) -> None:
     "Remove what a kill left behind, and the line that it cut."
     path = folder / _MANIFEST
-    if path.exists():
-        whole = path.read_bytes().rpartition(b"\n")
-        os.truncate(path, len(whole[0]) + len(whole[1]))
+    if not path.exists():
+        return
+    whole = path.read_bytes().rpartition(b"\n")
+    os.truncate(path, len(whole[0]) + len(whole[1]))
     known = {*manifest.parts, manifest.memory}
-    for found in [path for ending in ("parquet", "new") for path in folder.rglob(f"*.{ending}")]:
+    for found in [found for ours in _OURS for found in folder.glob(ours) if found.suffix in (".parquet", ".new")]:
         if str(found.relative_to(folder)) not in known:
             found.unlink()
 
@@ -619,7 +628,7 @@ def _span(table: pa.Table) -> tuple[str, str]:
     first, last = ("" if moment is None else format_time(moment) for moment in moments)
     return first, last
 
-
+# %% ../nbs/14_backfill.ipynb #3d9a2ef0
 class _Chunk:
     "Parts of one chunk, on their way into the history."
 
@@ -628,7 +637,6 @@ class _Chunk:
         self.parts: dict[str, Part] = {}
         self.dropped: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.pieces = 0
 
     def _keep(self, table: pa.Table, path: str) -> None:
         _write_part(table, self.folder / path)
@@ -719,24 +727,20 @@ def _label(chunk: Sequence[Source]) -> str:
     days = [source.day for source in chunk]
     return f"{days[0]}_{days[-1]}" if days[0] else re.sub(r"[^A-Za-z0-9]+", "-", Path(chunk[0].name).stem)[:40]
 
-
+# %% ../nbs/14_backfill.ipynb #a764c24b
 @dataclass
-class Backfill:
-    "A run over one history, which it holds alone."
+class Reader:
+    "What reads chunks, and knows how large their files were."
 
-    folder: Path  # Manifest and memory; parts too, where they are wanted
-    parquet: bool  # Whether parts are wanted
-    store: Store | None
+    folder: Path  # Where a heavy day is laid aside
     web: Web
-    manifest: Manifest
-    fetched_at: str
+    fetched_at: str  # As for `measure_files`
     sizes: dict[str, int] = field(default_factory=dict)  # Of the files that were read [bytes], as they came
-    counts: Counter[str] = field(default_factory=Counter)  # What the next chunk brings besides its pieces
 
     def read(self, chunk: Sequence[Source]) -> Iterator[Piece]:
         "Read what a chunk holds, a piece at a time."
         if chunk[0].name.endswith(".parquet"):
-            yield from _read_parquet(chunk[0])
+            yield from _read_parquet(chunk[0], self.fetched_at)
             return
         weight = sum(map(_weight, chunk))
         if weight > 2 * CHUNK_BYTES and len(chunk) > 1:
@@ -763,8 +767,8 @@ class Backfill:
                 (aside / f"{slot:04}").mkdir(parents=True, exist_ok=True)
                 of_slot.to_parquet(aside / f"{slot:04}" / f"{number:04}.parquet")
             yield Piece(piece.measured.head(0), piece.other, piece.dead, piece.records)
-        for slot in sorted(aside.glob("*")):
-            whole = _stack([pd.read_parquet(path) for path in sorted(slot.glob("*"))])
+        for laid in sorted(aside.glob("*")):
+            whole = _stack([pd.read_parquet(path) for path in sorted(laid.glob("*"))])
             order = np.lexsort((whole["record"].to_numpy(), whole["ts"].to_numpy("datetime64[ns]")))
             yield Piece(whole.take(order), piece.other.head(0), piece.dead.head(0))
         shutil.rmtree(aside)
@@ -778,19 +782,25 @@ class Backfill:
         self.sizes |= {name: len(data) for name, data in found.items()}
         return found
 
-    def judge(self, piece: Piece, memory: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-        "Judge a piece, unless it has its verdicts."
-        if "qc" in piece.measured:
-            return piece.measured, memory
-        return judge_piece(piece.measured, memory)
+# %% ../nbs/14_backfill.ipynb #e73fc54f
+@dataclass
+class Backfill:
+    "A run over one history, which it holds alone."
+
+    folder: Path  # Manifest and memory; parts too, where they are wanted
+    parquet: bool  # Whether parts are wanted
+    store: Store | None
+    reader: Reader
+    manifest: Manifest
 
     def take(self, chunk: Sequence[Source], pieces: Iterable[Piece]) -> None:
         "Bring a chunk into the history and the store, as a whole."
         made = _Chunk(self.folder, self.manifest, _label(chunk))
-        made.counts, self.counts = self.counts, Counter()
         memory = None if self.manifest.memory is None else pd.read_parquet(self.folder / self.manifest.memory)
         for piece in pieces:
-            readings, memory = self.judge(piece, memory)
+            readings = piece.measured
+            if "qc" not in readings:  # verdicts that are there are kept
+                readings, memory = judge_piece(readings, memory)
             if self.store is not None:
                 refused = _store(readings, self.store)
                 made.counts["refused"] += len(refused)
@@ -802,34 +812,12 @@ class Backfill:
         if memory is not None:
             kept = f"memory-{self.manifest.chunks:06}.parquet"
             _write_part(pa.Table.from_pandas(memory), self.folder / kept)
-        files = [[s.name, self.sizes.pop(s.name, s.size)] for s in chunk]
+        files = [[s.name, self.reader.sizes.pop(s.name, s.size)] for s in chunk]
         parts = {path: [part.rows, part.since, part.until] for path, part in made.parts.items()}
         self.append(
             {"files": files, "parts": parts, "dropped": made.dropped, "counts": dict(made.counts)}
             | ({"memory": kept} if kept else {})
         )
-
-    def take_all(self, chunks: Sequence[Sequence[Source]], stop: threading.Event) -> Iterator[int]:
-        "Take one chunk after the other, reading ahead; tell after each how many files are done."
-        pieces = ((number, piece) for number, chunk in enumerate(chunks) for piece in self.read(chunk))
-        done = 0
-        for number, group in groupby(_ahead(pieces), key=itemgetter(0)):
-            self.take(chunks[number], (piece for _, piece in group))
-            done += len(chunks[number])
-            yield done
-            if stop.is_set():
-                return
-
-    def finish(self, chunks: Sequence[Sequence[Source]], skipped: int) -> dict[str, Any]:
-        "List the gaps, and say what there is."
-        gaps = find_gaps(self.manifest.done)
-        fresh = self.folder / f"{_GAPS}.new"
-        gaps.to_csv(fresh, index=False)
-        fresh.replace(self.folder / _GAPS)
-        left = sum(s.name not in self.manifest.done for chunk in chunks for s in chunk)
-        if not left:
-            shutil.rmtree(self.folder / "unpacked", ignore_errors=True)
-        return summarise(self.manifest, skipped, len(gaps)) | ({"left": left} if left else {})
 
     def append(self, line: Mapping[str, Any]) -> None:
         "Add a line to the manifest, and remove what it makes useless."
@@ -857,6 +845,30 @@ def _ahead(
             yield found
 
 
+def _take_all(run: Backfill, chunks: Sequence[Sequence[Source]], stop: threading.Event) -> Iterator[int]:
+    "Take one chunk after the other, reading ahead; tell after each how many files are done."
+    pieces = ((number, piece) for number, chunk in enumerate(chunks) for piece in run.reader.read(chunk))
+    done = 0
+    for number, group in groupby(_ahead(pieces), key=itemgetter(0)):
+        run.take(chunks[number], (piece for _, piece in group))
+        done += len(chunks[number])
+        yield done
+        if stop.is_set():
+            return
+
+
+def _finish(run: Backfill, chunks: Sequence[Sequence[Source]], skipped: int, changed: int) -> dict[str, Any]:
+    "List the gaps, and say what there is."
+    gaps = find_gaps(run.manifest.done)
+    fresh = run.folder / f"{_GAPS}.new"
+    gaps.to_csv(fresh, index=False)
+    fresh.replace(run.folder / _GAPS)
+    left = sum(s.name not in run.manifest.done for chunk in chunks for s in chunk)
+    if not left:
+        shutil.rmtree(run.folder / "unpacked", ignore_errors=True)
+    return summarise(run.manifest, skipped, changed, len(gaps)) | ({"left": left} if left else {})
+
+# %% ../nbs/14_backfill.ipynb #f184f2f6
 def _new_target(
     manifest: Manifest,
     target: Mapping[str, Any],
@@ -926,15 +938,15 @@ def _stage(
     run: Backfill,
     chunks: Sequence[Sequence[Source]],
     folder: Path,  # Gets a file a chunk
-) -> tuple[list[str], list[dict[str, Any]]]:  # Names of the files, and what is no record
+) -> tuple[list[str], list[dict[str, Any]], int]:  # Names of the files, what is no record, and how many records
     "Write the records of all chunks for Flink."
     names: list[str] = []
     scraps: list[dict[str, Any]] = []
-    tomorrow = _moment({"timestamp": format_time(datetime.fromisoformat(run.fetched_at) + timedelta(days=1))})
+    tomorrow = _moment({"timestamp": format_time(datetime.fromisoformat(run.reader.fetched_at) + timedelta(days=1))})
     count = 0
     for place, chunk in enumerate(chunks):
-        files, broken = _unpacked(chunk, run.contents(chunk))
-        records, odd = _staged_records([(len(names) + n, *file) for n, file in enumerate(files)], run.fetched_at)
+        files, broken = _unpacked(chunk, run.reader.contents(chunk))
+        records, odd = _staged_records([(len(names) + n, *file) for n, file in enumerate(files)], run.reader.fetched_at)
         names, scraps = names + [name for name, _ in files], scraps + odd + broken
         with gzip.open(folder / f"{place:06}.ndjson.gz", "wb", compresslevel=1) as lines:
             for record in records:
@@ -942,8 +954,7 @@ def _stage(
                 if _moment(record) < tomorrow:  # what is later is no reading, which the job can only tell by the time
                     record["fetched_at"] = f"{count:018}"
                 lines.write(_encoded(record) + b"\n")
-    run.counts["records"] += count
-    return names, scraps
+    return names, scraps, count
 
 
 _JSON: dict[str, str] = {
@@ -978,13 +989,13 @@ def _of_topic(
             yield found.assign(file=called, line=line, record_id=found["record_id"].mask(staged))
 
 # %% ../nbs/14_backfill.ipynb #68f5cfc9
-def _pieces_of_job(out: Path, names: Sequence[str], scraps: list[dict[str, Any]]) -> Iterator[Piece]:
+def _pieces_of_job(out: Path, names: Sequence[str], scraps: list[dict[str, Any]], records: int) -> Iterator[Piece]:
     "What the job made, with its verdicts."
     nothing = measure_files([], "")
     dead = _dead(scraps, *(found[[*_DEAD]] for found in _of_topic(out, DEAD_TOPIC, names)))
     other = [found[_OTHER] for found in _of_topic(out, OTHER_TOPIC, names)]
     none = nothing.measured.assign(qc=pd.Series(dtype="int32"))
-    yield Piece(none, pd.concat(other or [nothing.other], ignore_index=True), dead)
+    yield Piece(none, pd.concat(other or [nothing.other], ignore_index=True), dead, records)
     for topic in KIND_TOPICS:
         for found in _of_topic(out, topic, names):
             yield Piece(found[[*READING_COLUMNS]], nothing.other, nothing.dead)
@@ -1004,9 +1015,9 @@ def judge_by_flink(
     for folder in (staged, out):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    names, scraps = _stage(run, chunks, staged)
+    names, scraps, count = _stage(run, chunks, staged)
     run_batch(staged, out, parallelism)
-    run.take([s for chunk in chunks for s in chunk], _pieces_of_job(out, names, scraps))
+    run.take([s for chunk in chunks for s in chunk], _pieces_of_job(out, names, scraps, count))
     for folder in (staged, out):
         shutil.rmtree(folder)
 
@@ -1030,15 +1041,18 @@ def list_sources(
 def summarise(
     manifest: Manifest,
     skipped: int,  # Files that were done before
+    changed: int,  # Of these, those that have another size by now
     gaps: int,
 ) -> dict[str, Any]:  # What `backfill --json` prints
     "Say what is in a history."
     counts = manifest.counts
     names = ("records", "readings", "good", "flagged", "dead", "other", "repeated", "refused")
-    told = {"files": len(manifest.done), "skipped": skipped} | {name: counts[name] for name in names}
+    told = {"files": len(manifest.done), "skipped": skipped, "changed": changed} | {
+        name: counts[name] for name in names
+    }
     return told | {"by_flag": {name: counts[f"flag {name}"] for name in FLAGS}, "gaps": gaps}
 
-
+# %% ../nbs/14_backfill.ipynb #411b7bbe
 def backfill(
     paths: Iterable[str | Path],  # Files, folders, bundles (tar, zip), histories and URLs of the archive's layout
     history: Path | None = None,  # Folder of the Parquet history; none is written when None
@@ -1055,25 +1069,28 @@ def backfill(
     with _locked(folder), closing(Web()) as web:
         manifest = read_manifest(folder)
         _sweep(folder, manifest)
-        run = Backfill(folder, history is not None, None, web, manifest, format_time(datetime.now(UTC)))
+        reader = Reader(folder, web, format_time(datetime.now(UTC)))
+        run = Backfill(folder, history is not None, None, reader, manifest)
         target = {"parquet": run.parquet, "store": store, "engine": engine}
         if _new_target(manifest, target, folder):
             run.append({"target": target})
         sources = list_sources(paths, folder / "unpacked", web, since, until)
-        skipped = len({s.name for s in sources} & manifest.done.keys())
-        chunks = [[s for s in chunk if s.name not in manifest.done] for chunk in chunks_of(sources)]
+        known = {Source(name, size).key for name, size in manifest.done.items()}
+        skipped = len({s.key for s in sources} & known)
+        changed = sum(s.size not in (None, manifest.done.get(s.name, s.size)) for s in sources)
+        chunks = [[s for s in chunk if s.key not in known] for chunk in chunks_of(sources)]
         chunks = [chunk for chunk in chunks if chunk]
         watch(skipped, skipped + sum(map(len, chunks)))
         run.store = open_store(store) if store else None
         try:
             if engine == "flink" and chunks:
                 judge_by_flink(run, chunks, parallelism)
-            for done in run.take_all(chunks if engine == "python" else [], stop):
+            for done in _take_all(run, chunks if engine == "python" else [], stop):
                 watch(skipped + done, skipped + sum(map(len, chunks)))
         finally:
             if run.store is not None:
                 run.store.close()
-        return run.finish(chunks, skipped)
+        return _finish(run, chunks, skipped, changed)
 
 # %% ../nbs/14_backfill.ipynb #f48b0591
 def read_history(

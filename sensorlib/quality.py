@@ -249,7 +249,7 @@ def _median_of_last(value: np.ndarray, second: np.ndarray, number: np.ndarray) -
     found = np.append(np.full(RECENT - 1, np.nan), np.where(recent, medians, np.nan))
     return np.where(number >= RECENT, found, np.nan)
 
-
+# %% ../nbs/05_quality.ipynb #7bf36b05
 def history(
     readings: pd.DataFrame,  # sensor_id, value_type, ts, value, in the order of arrival; known and so on of what is remembered
 ) -> pd.DataFrame:  # For each row: `known` and `held` count readings, `held_s` seconds; `usual` is the recent median
@@ -621,7 +621,7 @@ def _answer(columns: pd.DataFrame, **asked: str) -> dict[str, Any]:
         engine.register("columns", columns)
         return engine.execute(f"SELECT {wanted} FROM columns").fetchnumpy()
 
-
+# %% ../nbs/05_quality.ipynb #a6a6ae23
 def join_columns(
     columns: Sequence[pd.Series],  # Of the same type; categories may differ
 ) -> Any:  # One array
@@ -648,14 +648,14 @@ def _examine(
     "Find what there is to say about each reading."
     facts: dict[str, Any] = {name: readings[name] for name in (*_KNOWN, *PARTNERS)}
     old = 0 if memory is None else len(memory)
-    if memory is not None:
+    if memory is not None and old:
         facts = _recall(readings, memory)
     facts |= dict(history(pd.DataFrame(facts, copy=False)))
     found = _answer(pd.DataFrame(facts, copy=False), own=qc_sql(asks_others=False), comparable=comparable_sql())
     facts["comparable"] = comparable = np.ma.filled(found["comparable"], np.nan)
     facts["own"] = own = found["own"]
     facts["speaks"] = facts["new_minute"].to_numpy() & (own % 128 == 0) & ~np.isnan(comparable)
-    if memory is not None:
+    if memory is not None and old:
         facts |= {name: np.append(memory[name], facts[name][old:]) for name in ("own", "speaks")}
     facts["asks"] = ~np.isnan(comparable) & (np.arange(len(own)) >= old)
     asked = pd.DataFrame(facts, copy=False)

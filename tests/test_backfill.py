@@ -4,20 +4,19 @@ import gzip
 import io
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import pytest
 import zstandard
@@ -26,8 +25,7 @@ from test_archive import tar, zipped
 from sensorlib.archive import open_files
 from sensorlib.backfill import backfill, chunks_of, Source, measure_files, read_history, read_manifest
 from sensorlib.core import KINDS, READING_COLUMNS, SensorlibError
-from sensorlib.feed import measurements
-from sensorlib.quality import check_files, judge, judge_piece, summarise, write_frame
+from sensorlib.quality import check_files, summarise, write_frame
 from sensorlib.store import open_store
 
 if TYPE_CHECKING:
@@ -315,11 +313,11 @@ def test_a_cut_line_of_the_manifest_counts_for_nothing(tmp_path: Path, checked: 
     told = backfill([folder], history)
     manifest = history / "manifest.jsonl"
     manifest.write_bytes(manifest.read_bytes()[:-20])
-    (history / "kind=noise").mkdir()
-    (history / "kind=noise" / "left.new").write_bytes(b"half")
+    (history / "kind=noise" / "month=2026-01").mkdir(parents=True)
+    (history / "kind=noise" / "month=2026-01" / "left.new").write_bytes(b"half")
     assert len(read_history(history, "particulates")) == 0
     assert backfill([folder], history) == told
-    assert not (history / "kind=noise" / "left.new").exists()
+    assert not (history / "kind=noise" / "month=2026-01" / "left.new").exists()
     assert_same(held(history), checked)
 
 
@@ -522,3 +520,59 @@ def test_a_month_of_aberdeen_has_the_verdicts_of_a_check(tmp_path: Path, shared_
     told, checked = backfill([folder], tmp_path / "history"), check_files([folder])
     assert (told["readings"], told["repeated"], told["dead"]) == (len(checked.readings), 0, len(checked.dead))
     assert_same(held(tmp_path / "history"), checked.readings)
+
+
+def test_files_without_a_row_and_parquet_that_is_none(tmp_path: Path) -> None:
+    files = {
+        "2026-03-01_sds011_sensor_1.csv": HEAD.encode() + b"\n",
+        "cut.parquet": b"PAR1 and so on",
+        "empty.json": b"[]",
+    }
+    put(tmp_path / "days", files)
+    pd.DataFrame({"artist": ["A"]}).to_parquet(tmp_path / "days" / "songs.parquet")
+    told = backfill([tmp_path / "days"], tmp_path / "history", store=f"sqlite:///{tmp_path}/store.db")
+    assert (told["files"], told["records"], told["readings"], told["dead"]) == (4, 0, 0, 2)
+    dead = pd.concat(map(pd.read_parquet, (tmp_path / "history" / "dead").glob("*")))
+    assert {Path(name).name for name in dead["file"]} == {"cut.parquet", "songs.parquet"}
+    assert backfill([tmp_path / "days"], tmp_path / "history", store=f"sqlite:///{tmp_path}/store.db")["skipped"] == 4
+
+
+def test_a_file_that_changed_or_was_packed_is_not_taken_twice(tmp_path: Path) -> None:
+    name, data = "2026-03-01_sds011_sensor_1.csv", day_file("2026-03-01", 1)
+    backfill([put(tmp_path / "days", {name: data})], tmp_path / "history")
+    grown = backfill([put(tmp_path / "grown", {name: data * 2})], tmp_path / "history")
+    packed = backfill([put(tmp_path / "packed", {f"{name}.gz": gzip.compress(data)})], tmp_path / "history")
+    assert [(told["skipped"], told["changed"], told["readings"]) for told in (grown, packed)] == [
+        (1, 1, 80),
+        (1, 0, 80),
+    ]
+
+
+def test_what_is_not_ours_in_a_folder_stays(tmp_path: Path) -> None:
+    history = put(tmp_path / "history", {"mine.parquet": b"1", "kind=own/mine.parquet": b"2"})
+    for _ in range(2):
+        backfill([put(tmp_path / "days", week(1))], history)
+    assert (history / "mine.parquet").exists() and (history / "kind=own" / "mine.parquet").exists()
+
+
+def test_a_span_of_days_is_cut_out(tmp_path: Path) -> None:
+    told = backfill(
+        [put(tmp_path / "days", week())], tmp_path / "history", since=date(2026, 3, 2), until=date(2026, 3, 4)
+    )
+    assert told["files"] == 9
+    part = read_history(
+        tmp_path / "history", "particulates", datetime(2026, 3, 2, 12, tzinfo=UTC), datetime(2026, 3, 3, tzinfo=UTC)
+    )
+    whole = read_history(tmp_path / "history", "particulates")
+    assert len(whole) == 9 * 80 and len(part) == 0
+    assert len(read_history(tmp_path / "history", "particulates", until=datetime(2026, 3, 3, tzinfo=UTC))) == 5 * 80
+    assert list(whole.columns) == [*READING_COLUMNS]
+
+
+@pytest.mark.parametrize("given", [["--from", "yesterday"], []])
+def test_bad_usage_says_what_to_give(tmp_path: Path, given: list[str]) -> None:
+    end = subprocess.run(
+        [sys.executable, "-m", "sensorlib.cli", "backfill", str(tmp_path), *given], capture_output=True, text=True
+    )
+    assert end.returncode == 1
+    assert re.search(r"sensorlib backfill: .*expected (a day such as|--history DIR)", end.stderr)

@@ -25,6 +25,7 @@ KEYS = {"records", "readings", "good", "flagged", "dead", "other", "by_flag", "b
 OPTIONS = {
     "demo": "--source --minutes --sensors --no-browser --dir --json",
     "health": "SENSOR_ID --source --page --store --json",
+    "backfill": "--history --store --engine --parallelism --from --to --json",
     "check": "PATH --out --dead --truth --json",
     "simulate": "--sensors --hours --seed --start --faults --events --out --truth --json",
     "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --listen --log-format --json",

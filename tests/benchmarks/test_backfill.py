@@ -29,6 +29,7 @@ for head, files in json.load(sys.stdin).items():
 """
 DUCKDB = """
 import sys, json, duckdb
+duckdb.sql("SET enable_progress_bar = false")
 types = {"sensor_id": "BIGINT", "sensor_type": "VARCHAR", "location": "BIGINT", "timestamp": "TIMESTAMP"}
 for head, files in json.load(sys.stdin).items():
     columns = {name: types.get(name, "DOUBLE") for name in head.split(";")}
