@@ -109,7 +109,7 @@ def collect(arguments: Arguments) -> int:
 
     def counts(now: Progress) -> dict[str, Any]:
         "What the status file tells."
-        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged")}
+        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged", "hours", "dead_hours")}
         p50_s, p99_s = now.percentiles_s([50, 99])
         return {**told, "p50_s": p50_s, "p99_s": p99_s}
 

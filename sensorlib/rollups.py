@@ -69,7 +69,7 @@ def _pieces(store: Store, day: datetime) -> Iterator[tuple[str, str, pd.DataFram
         for digits in [*DIGITS[1:]] if len(tenth) > _MANY else [DIGITS[1:]]:
             yield kind, digits, store.readings(kind, day, day + DAY, digits)
 
-
+# %% ../nbs/11a_rollups.ipynb #50a2ad84
 @dataclass
 class RolledUp:
     "What a run did; good readings = those that the daily averages count."
