@@ -42,10 +42,11 @@ class Coverage:
     def add(self, began_s: float, ended_s: float) -> None:
         "Add a poll that succeeded."
         start, end = surely_shown(began_s, ended_s)
+        if start > end:  # so slow that its first reading may have been gone when its last one was made
+            return
         if self.spans and self.spans[-1][0] <= start <= self.spans[-1][1]:
             start, end = self.spans[-1][0], max(end, self.spans.pop()[1])
-        if start <= end:
-            self.spans.append((start, end))
+        self.spans.append((start, end))
         while self.spans[0][1] < self.spans[-1][1] - DAY_S:
             del self.spans[0]
 
@@ -67,7 +68,7 @@ def pause_after(
 
 # %% ../nbs/06b_completeness.ipynb #0c7ec1b6
 STEPS = 12  # that the cadence is taken from
-ENOUGH_STEPS = 3
+ENOUGH_STEPS = 5
 
 
 def cadence_of(
@@ -76,7 +77,10 @@ def cadence_of(
     "Take a sensor's cadence from its own steps."
     known = list(times)
     steps = [after - before for before, after in pairwise(known)]
-    return float(statistics.median_low(steps)) if len(steps) >= ENOUGH_STEPS else None
+    if len(steps) < ENOUGH_STEPS:
+        return None
+    usual = statistics.median_low(steps)
+    return statistics.fmean(step for step in steps if usual / 2 <= step < 1.5 * usual)
 
 
 def missing_between(
@@ -101,7 +105,7 @@ class Tally(msgspec.Struct):
         self.missed_feed += more.missed_feed
         self.missed_ours += more.missed_ours
 
-
+# %% ../nbs/06b_completeness.ipynb #77de82bc
 class Account(msgspec.Struct):
     "What is known of one sensor; moments in seconds since 1970."
 
@@ -130,14 +134,19 @@ class Account(msgspec.Struct):
 
     def _learn(self, coverage: Coverage, added: Tally) -> None:
         began, self.cadence_s = self.cadence_s is None, cadence_of(self.recent)
-        if began and self.cadence_s:  # the gaps that it was learnt over count too
+        if began and self.cadence_s:  # the gaps that it was learnt over count too, but for hours that are closed
+            opened = min(self.hours)
             for before, after in pairwise(self.recent):
-                self.settled = max(before, min(self.hours))  # what was handed out is closed
-                self._miss(after, coverage, added)
+                gaps = missing_between(before, after, self.cadence_s)
+                self._blame([moment for moment in gaps if moment >= opened], coverage, added)
             self.settled = self.recent[-1]
 
     def _miss(self, until_s: float, coverage: Coverage, added: Tally) -> None:
-        for moment in missing_between(self.settled, until_s, self.cadence_s) if self.cadence_s else []:
+        if self.cadence_s:
+            self._blame(missing_between(self.settled, until_s, self.cadence_s), coverage, added)
+
+    def _blame(self, moments: Iterable[float], coverage: Coverage, added: Tally) -> None:
+        for moment in moments:
             shown = moment in coverage
             self._count(moment, Tally(missed_feed=int(shown), missed_ours=int(not shown)), added)
 
