@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,43 @@ def check(arguments: Arguments) -> int:
             write_frame(frame, path)
     _print_result(arguments, result)
     return 0
+
+
+def _day(text: str | None, flag: str) -> date | None:
+    "A day, as a flag gives it."
+    from sensorlib.core import SettingError
+
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise SettingError(f"{flag} is {text!r}, expected a day such as 2017-08-30") from None
+
+
+def backfill(arguments: Arguments) -> int:
+    "Judge published files into a Parquet history and a store."
+    from tqdm import tqdm
+
+    from sensorlib.backfill import backfill as run
+
+    since, until = _day(arguments.since, "--from"), _day(arguments.until, "--to")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+
+        def watch(done: int, total: int) -> None:
+            "Move the bar; what was done before says nothing about the rate."
+            if bar.total is None:
+                bar.reset(total)
+                bar.initial = bar.n = done
+            bar.update(done - bar.n)
+
+        settings = _settings(arguments)
+        result = run(arguments.paths, arguments.history, arguments.store, since, until, arguments.engine, settings.parallelism, watch, stop)
+    _print_result(arguments, result)
+    if "left" in result:
+        print(f"sensorlib backfill: stopped with {result['left']} files left, the same command goes on", file=sys.stderr)
+    return 1 if "left" in result else 0
 
 
 def _names(text: str, known: Iterable[str]) -> list[str]:
@@ -350,6 +388,15 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
     added.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
     added.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
+    added = _command(commands, backfill, "parallelism")
+    published = "day files, plain or packed, Parquet, a folder, a history, or a URL of the archive's layout"
+    added.add_argument("paths", nargs="+", metavar="PATH", help=published)
+    added.add_argument("--history", type=Path, metavar="DIR", help="write Parquet, by kind and month")
+    added.add_argument("--store", help="write to this store too: sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET")
+    engine = "who judges: python on this machine, or flink, by the same SQL in batch mode, here or on a cluster"
+    added.add_argument("--engine", choices=["python", "flink"], default="python", help=engine)
+    added.add_argument("--from", dest="since", metavar="DAY", help="first day, such as 2017-08-30")
+    added.add_argument("--to", dest="until", metavar="DAY", help="first day that is not wanted")
     added = _command(commands, health, "store")
     whose = "sensors to report on; none: the whole network"
     added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)

@@ -67,6 +67,7 @@ COMPLETENESS_TOPIC = "sensor.completeness"
 KIND_TOPICS = tuple(f"sensor.{kind}" for kind in KINDS)
 DEAD_REASONS = {
     "not_json": "the message is not one JSON object",
+    "file": "the file cannot be read: it is cut, packed otherwise than its name says, or no file of readings",
     "cells": "the row has more or fewer cells than the head of its file",
     "cut": "the answer ended in the middle of this record",
     "no_values": "the record has no list of values",

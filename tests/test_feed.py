@@ -357,15 +357,16 @@ def test_what_the_table_of_kinds_does_not_know_may_say_anything() -> None:
     assert list(table["kind"]) == [None, None, "particulates"]
 
 
-def texts(size: int, **columns: list[str | None]) -> pd.DataFrame:
-    "A table of texts: the columns given, and what a good record says for the rest."
+def texts(size: int, **columns: list[str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    "Texts of records and of their values: the columns given, and what a good record says for the rest."
     good = {
         "record_id": "1", "sensor_id": "81", "sensor_type": "SDS011", "location_id": "7", "lat": "47.37", "lon": "8.54", "altitude": "408",
         "indoor": "0", "country": "CH", "place": None, "cell": None, "ts": "2024-03-05 06:00:00", "fetched_at": None, "value_type": "P1",
         "text": "14.2",
     }  # fmt: skip
     filled = {name: columns.get(name, [text] * size) for name, text in good.items()}
-    return pd.DataFrame({"record": range(size), **filled, "values": 1})
+    values = {name: filled.pop(name) for name in ("value_type", "text")}
+    return filled, {"record": np.arange(size), **values, "is_value": [True] * size}
 
 
 def or_none(column: pd.Series) -> list[object]:
@@ -374,31 +375,31 @@ def or_none(column: pd.Series) -> list[object]:
 
 @pytest.mark.parametrize("column", ["text", "lat", "lon", "altitude"])
 def test_a_column_reads_numbers_as_one_number_is_read(column: str) -> None:
-    parsed = parse_texts(texts(len(NUMBERS) + 1, **{column: [*NUMBERS, None]}))
+    parsed = parse_texts(*texts(len(NUMBERS) + 1, **{column: [*NUMBERS, None]}))
     assert or_none(parsed["value" if column == "text" else column]) == [*map(parse_number, NUMBERS), None]
 
 
 @pytest.mark.parametrize("column", ["record_id", "sensor_id", "location_id"])
 def test_a_column_reads_ids_as_one_id_is_read(column: str) -> None:
-    parsed = parse_texts(texts(len(IDS) + 1, **{column: [*IDS, None]}))
+    parsed = parse_texts(*texts(len(IDS) + 1, **{column: [*IDS, None]}))
     assert or_none(parsed[column]) == [*map(parse_id, IDS), None]
 
 
 def test_a_column_reads_times_as_one_time_is_read() -> None:
-    parsed = parse_texts(texts(len(TIMES) + 1, ts=[*TIMES, None]))
+    parsed = parse_texts(*texts(len(TIMES) + 1, ts=[*TIMES, None]))
     assert or_none(parsed["ts"].astype(object)) == [*map(parse_time, TIMES), None]
 
 
 def test_the_reason_is_what_could_not_be_read() -> None:
     for column, table, reason in (("text", NUMBERS, "value"), ("sensor_id", IDS, "sensor_id"), ("ts", TIMES, "time")):
-        parsed = parse_texts(texts(len(table), **{column: [*table]}))
+        parsed = parse_texts(*texts(len(table), **{column: [*table]}))
         assert list(parsed["reason"]) == [reason if good is None else None for good in table.values()]
 
 
 def test_columns_read_many_numbers_exactly() -> None:
     rng = random.Random(5)
     many = [f"{rng.uniform(-1, 1) * 10 ** rng.randint(-5, 5):.{rng.randint(0, 17)}f}" for _ in range(20_000)]
-    assert parse_texts(texts(len(many), text=many))["value"].tolist() == [parse_number(text) for text in many]
+    assert parse_texts(*texts(len(many), text=many))["value"].tolist() == [parse_number(text) for text in many]
 
 
 @pytest.mark.parametrize("value", [0, -0.0, 5, 1e22, 1e-7, 0.1, 10**17 + 1, True, None, [], {}, "5", "x", 10**30])
