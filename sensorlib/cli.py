@@ -232,22 +232,28 @@ def simulate(arguments: Arguments) -> int:
     return 0
 
 
+def _expect_store(url: str) -> None:
+    "Raise MissingPart for a file that is not there: it would be made, and be empty."
+    from sensorlib.core import MissingPart
+
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).exists():
+        raise MissingPart(f"no such store: {path}; give its URL with --store, or start sensorlib collect")
+
+
 def _examined(arguments: Arguments, settings: Settings) -> Any:
     "Readings to report on: of files, judged here; else of a store, with the verdicts they have."
     from contextlib import closing
 
     from tqdm import tqdm
 
-    from sensorlib.core import MissingPart
     from sensorlib.health import examine_files, newest, stored
     from sensorlib.store import open_store
 
     if arguments.source:
         with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
             return examine_files(arguments.source, watch=lambda name: bar.update())
-    scheme, _, path = settings.store.partition(":///")
-    if scheme == "sqlite" and path and not Path(path).exists():
-        raise MissingPart(f"no such store: {path}; give files with --source, or start sensorlib collect")
+    _expect_store(settings.store)
     with closing(open_store(settings.store)) as store:
         return stored(store, arguments.sensor_ids) if arguments.sensor_ids else newest(store)
 
@@ -274,6 +280,33 @@ def health(arguments: Arguments) -> int:
     if arguments.page:
         texts.append(f"page: {arguments.page}")
     print("\n\n".join(texts))
+    return 0
+
+
+def completeness(arguments: Arguments) -> int:
+    "Tell what should have come, what came, and whose gap the difference is."
+    from contextlib import closing
+    from datetime import timedelta
+
+    from sensorlib.completeness import summary
+    from sensorlib.store import open_store
+
+    settings = _settings(arguments)
+    until = datetime.now(UTC)
+    since = until - timedelta(hours=arguments.hours)
+    _expect_store(settings.store)
+    with closing(open_store(settings.store)) as store:
+        rows = store.completeness(since, until)
+    if arguments.sensor_ids:
+        rows = rows[rows["sensor_id"].isin(arguments.sensor_ids)]
+    result = {"since": format_time(since), "until": format_time(until), **summary(rows)}
+    worst = result.pop("worst")
+    if arguments.json:
+        print(json.dumps({**result, "worst": worst}))
+        return 0
+    _print_result(arguments, result)
+    for row in worst:
+        print(f"{'sensor':>15}  {row.pop('sensor_id')}: {_plain(row)}")
     return 0
 
 
@@ -403,6 +436,10 @@ def _add_files(commands: Any) -> None:
     source = f"judge these files instead of asking the store: {shapes}"
     added.add_argument("--source", nargs="+", type=Path, metavar="PATH", help=source)
     added.add_argument("--page", type=Path, metavar="FILE", help="write words and pictures as one HTML file")
+    added = _command(commands, completeness, "store")
+    whose = "sensors to report on; none: the whole network"
+    added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)
+    added.add_argument("--hours", type=float, default=24.0, help="how far back to look")
     added = _command(commands, simulate)
     added.add_argument("--sensors", type=int, default=200, help="sensors of the city")
     added.add_argument("--hours", type=float, default=24.0, help="length")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOW_S', 'REFRESH_S', 'SLACK_S', 'GRACE_S', 'DAY_S', 'HOUR_S', 'LIMIT_S', 'RETRY_S', 'STEPS', 'ENOUGH_STEPS',
-           'surely_shown', 'Coverage', 'pause_after', 'cadence_of', 'missing_between', 'Tally', 'Account', 'SensorHour',
-           'Tracker', 'due', 'delivered', 'changes', 'restore']
+           'WORST', 'surely_shown', 'Coverage', 'pause_after', 'cadence_of', 'missing_between', 'Tally', 'Account',
+           'SensorHour', 'Tracker', 'due', 'delivered', 'read_hour', 'changes', 'restore', 'summary']
 
 # %% ../nbs/06b_completeness.ipynb #fe78446c
 import math
@@ -13,8 +13,10 @@ import statistics
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import msgspec
+import pandas as pd
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 # %% ../nbs/06b_completeness.ipynb #b0549e50
@@ -276,6 +278,25 @@ def delivered(
             del tracker.accounts[row.sensor_id].hours[int(row.hour.timestamp())]
             tracker.changed.add(row.sensor_id)
 
+# %% ../nbs/06b_completeness.ipynb #cf57fc38
+_COUNTS = ("expected", "received", "missed_feed", "missed_ours")
+
+
+def read_hour(
+    message: bytes | None,  # A message of `sensor.completeness`
+) -> SensorHour | None:  # The row; None when it is none
+    "Read a row of completeness."
+    try:
+        row = msgspec.json.decode(message or b"", type=SensorHour)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    expected, *parts = (getattr(row, name) for name in _COUNTS)
+    adds_up = expected == sum(parts) and min(parts) >= 0 and expected < 2**31 and 0 < row.sensor_id < 2**63
+    moments = [moment for moment in (row.run, row.hour) if moment.tzinfo is not None and 2000 <= moment.year < 2100]
+    on_the_hour = len(moments) == 2 and row.hour.timestamp() % HOUR_S == 0 and row.run.microsecond == 0
+    usable = row.cadence_s is None or (0 < row.cadence_s < math.inf)
+    return row if adds_up and on_the_hour and usable else None
+
 # %% ../nbs/06b_completeness.ipynb #6c8e0bd2
 class _Life(msgspec.Struct):
     run: datetime
@@ -313,3 +334,26 @@ def restore(
         account.hours = {}
     tracker.accounts = accounts
     tracker.changed = set(accounts)
+
+# %% ../nbs/06b_completeness.ipynb #cbceaf4d
+WORST = 10  # Sensors that are named
+
+
+def summary(
+    rows: pd.DataFrame,  # Rows of completeness, of any span
+) -> dict[str, Any]:  # Counts, the share that came (None: nothing was expected), and the worst sensors
+    "Put the completeness of some sensors and hours together."
+
+    def told(counts: "pd.Series[Any]") -> dict[str, Any]:
+        "Counts and their share."
+        whole = {name: int(counts[name]) for name in _COUNTS}
+        return {**whole, "share": round(whole["received"] / whole["expected"], 4) if whole["expected"] else None}
+
+    sensors = rows.groupby("sensor_id")[list(_COUNTS)].sum()
+    sensors["missed"] = sensors["missed_feed"] + sensors["missed_ours"]
+    worst = sensors[sensors["missed"] > 0].sort_values(["missed", "expected"], ascending=[False, True])
+    return {
+        "sensors": len(sensors),
+        **told(sensors.sum()),
+        "worst": [{"sensor_id": int(str(sensor)), **told(counts)} for sensor, counts in worst.head(WORST).iterrows()],
+    }
