@@ -18,7 +18,7 @@ import pytest
 from sensorlib.completeness import SensorHour
 from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
 from sensorlib.influx import influx_token, line_protocol
-from sensorlib.rows import HOUR_COLUMNS, Unstorable, label
+from sensorlib.rows import HOUR_COLUMNS, Unstorable, label, write_in_halves
 from sensorlib.sqlite import _FIRST, SqliteStore
 from sensorlib.store import Store, open_store
 
@@ -546,3 +546,17 @@ def test_an_unusable_token_is_not_shown(env: dict[str, str]) -> None:
     with pytest.raises(SettingError, match="expected") as caught:
         influx_token(env)
     assert "s3cret" not in str(caught.value)
+
+
+def test_influx_keeps_the_rows_of_completeness_that_are_not_too_old(
+    influx: "Influx", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    fresh = msgspec.structs.replace(HOUR, hour=this_hour)
+    with influx.bucket(keep_s=2 * 3600) as url:
+        store = open_store(url)
+        refusals = write_in_halves([HOUR, fresh], store.write_completeness)
+        assert [refusal.reading for refusal in refusals] == [HOUR]
+        assert store.completeness(this_hour, this_hour + timedelta(hours=1))["hour"].tolist() == [this_hour]
+        store.close()
