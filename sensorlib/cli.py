@@ -323,6 +323,31 @@ def health(arguments: Arguments) -> int:
     return 0
 
 
+def completeness(arguments: Arguments) -> int:
+    "Tell what should have come, what came, and whose gap the difference is."
+    from contextlib import closing
+    from datetime import timedelta
+
+    from sensorlib.completeness import summary
+
+    settings = _settings(arguments)
+    until = datetime.now(UTC)
+    since = until - timedelta(hours=arguments.hours)
+    with closing(_existing_store(settings.store)) as store:
+        rows = store.completeness(since, until)
+    if arguments.sensor_ids:
+        rows = rows[rows["sensor_id"].isin(arguments.sensor_ids)]
+    result = {"since": format_time(since), "until": format_time(until), **summary(rows)}
+    worst = result.pop("worst")
+    if arguments.json:
+        print(json.dumps({**result, "worst": worst}))
+        return 0
+    _print_result(arguments, result)
+    for row in worst:
+        print(f"{'sensor':>15}  {row.pop('sensor_id')}: {_plain(row)}")
+    return 0
+
+
 def doctor(arguments: Arguments) -> int:
     "Say what is missing on this machine, and how to get it."
     from sensorlib.local import examine
@@ -449,6 +474,10 @@ def _add_files(commands: Any) -> None:
     source = f"judge these files instead of asking the store: {shapes}"
     added.add_argument("--source", nargs="+", type=Path, metavar="PATH", help=source)
     added.add_argument("--page", type=Path, metavar="FILE", help="write words and pictures as one HTML file")
+    added = _command(commands, completeness, "store")
+    whose = "sensors to report on; none: the whole network"
+    added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)
+    added.add_argument("--hours", type=float, default=24.0, help="how far back to look")
     added = _command(commands, simulate)
     added.add_argument("--sensors", type=int, default=200, help="sensors of the city")
     added.add_argument("--hours", type=float, default=24.0, help="length")

@@ -75,7 +75,7 @@ DEAD_REASONS = {
     "time": "no usable time: ISO 8601, UTC, from the years 2000 to 2099, at most a day in the future",
     "value": "no usable value: a decimal number of at most 60 digits and a two-digit exponent",
     "reading": "the message is not a reading",
-    "hour": "the message is no row of the account of completeness",
+    "completeness": "the message is not a row of completeness",
     "refused": "the store can never keep the reading; `says` is its answer",
 }
 

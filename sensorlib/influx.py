@@ -428,10 +428,13 @@ class InfluxCompleteness(InfluxBucket):
     def write_completeness(self, hours: Sequence[SensorHour]) -> None:
         "Store rows of the account; a row that comes again replaces itself."
         for at in range(0, len(hours), _LINES):
-            self._send("\n".join(map(_hour_line, hours[at : at + _LINES])), 0)
+            some = hours[at : at + _LINES]
+            self._send("\n".join(map(_hour_line, some)), len(some))
 
     def completeness(self, since: datetime, until: datetime) -> pd.DataFrame:
         "Rows of the hours in [since, until): HOUR_COLUMNS."
+        if since >= until:  # which InfluxDB refuses
+            return typed_hours(pd.DataFrame(columns=list(HOUR_COLUMNS)))
         columns = ("_time", "_field", "_value", "run", "sensor_id")
         asked = [
             self._reader.ask(_FLUX_HOURS.replace("WHICH", which), columns, (since, until))

@@ -4,8 +4,11 @@ import copy
 import gzip
 import json
 import random
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -504,6 +507,31 @@ def test_a_server_that_sleeps_is_not_waited_for(web: "Web") -> None:
     assert time.monotonic() - began < 5
     web.replies[:] = []
     assert ask(web.reply(b"[1]")).fetch() == b"[1]"
+
+
+def test_a_server_that_drips_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with suppress(OSError):
+                client = server.accept()[0]
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(FeedError, match=r"not complete after 0\.5 s"):
+            Feed(f"http://127.0.0.1:{server.getsockname()[1]}/", attempts=1, timeout_s=5.0, limit_s=0.5).fetch()
+        assert time.monotonic() - began < 4
+
+
+def test_a_feed_that_fails_is_asked_no_longer_than_the_limit(web: "Web") -> None:
+    began = time.monotonic()
+    with pytest.raises(FeedError):
+        Feed(web.reply(status=503).url, attempts=1000, pause_s=0.05, limit_s=0.5).fetch()
+    assert time.monotonic() - began < 4
 
 
 def test_a_packed_answer_is_unpacked(web: "Web") -> None:
