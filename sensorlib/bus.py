@@ -19,7 +19,16 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from .core import DEAD_TOPIC, KIND_TOPICS, OTHER_TOPIC, RAW_TOPIC, BusError, StoreError, StoreRefused
+from sensorlib.core import (
+    COMPLETENESS_TOPIC,
+    DEAD_TOPIC,
+    KIND_TOPICS,
+    OTHER_TOPIC,
+    RAW_TOPIC,
+    BusError,
+    StoreError,
+    StoreRefused,
+)
 
 # %% ../nbs/06_bus.ipynb #45161e59
 log = logging.getLogger(__name__)
@@ -27,7 +36,7 @@ log = logging.getLogger(__name__)
 # %% ../nbs/06_bus.ipynb #7ae6d8f9
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 _DAY_MS = 24 * 3600 * 1000
-_KEPT_DAYS = {RAW_TOPIC: 7, OTHER_TOPIC: 7, DEAD_TOPIC: 30, **dict.fromkeys(KIND_TOPICS, 7)}
+_KEPT_DAYS = {RAW_TOPIC: 7, OTHER_TOPIC: 7, DEAD_TOPIC: 30, COMPLETENESS_TOPIC: 30, **dict.fromkeys(KIND_TOPICS, 7)}
 TOPICS = tuple(_KEPT_DAYS)
 
 
@@ -326,6 +335,13 @@ def _take(consumer: Consumer, size: int, wait_s: float) -> list[Message]:
         log.warning("cannot read: %s", error.str())
     return [message for message in messages if message.error() is None]
 
+
+def _behind(consumer: Consumer) -> int:
+    "Messages that the broker has and the consumer has not fetched, as far as it knows."
+    places = consumer.position(consumer.assignment())
+    ends = [consumer.get_watermark_offsets(place, cached=True)[1] for place in places]
+    return sum(max(end - place.offset, 0) for place, end in zip(places, ends, strict=True) if place.offset >= 0)
+
 # %% ../nbs/06_bus.ipynb #55295831
 class Receiver:
     "Consumer that commits what its lanes have handled."
@@ -358,7 +374,9 @@ class Receiver:
         lanes: int = 1,  # Batches that are handled at the same time
         size: int = 5000,  # Largest batch
         wait_s: float = 1.0,  # Longest wait for a batch to fill [s]
-        watch: Callable[[str | None], Any] = lambda trouble: None,  # Told in each round why a lane tries again
+        watch: Callable[[str | None, int], Any] = lambda trouble, behind: (
+            None
+        ),  # Told why a lane tries again, and the lag
     ) -> None:
         "Handle batches until told to stop; raise what ends a lane."
         running = Lanes(open_handler, lanes, size, longest_pause_s=30.0)
@@ -369,7 +387,7 @@ class Receiver:
         )
         try:
             while not stop.is_set():
-                watch(running.trouble())
+                watch(running.trouble(), _behind(self._consumer))
                 running.share(_take(self._consumer, size, wait_s))
                 self._balance(running)
                 self._bookmarks.commit(self._consumer, running.done(), every_s=1.0)

@@ -61,18 +61,22 @@ def _polls(arguments: Arguments, settings: Settings) -> tuple[Any, float]:
 def scrape(arguments: Arguments) -> int:
     "Poll a source and send on what is new."
     from sensorlib.bus import Outbox, make_topics
-    from sensorlib.scraper import memory_of
+    from sensorlib.places import places_of
+    from sensorlib.scraper import Ledger, memory_of
     from sensorlib.scraper import scrape as run
     from sensorlib.service import Health, serving, stop_on_signals
 
     settings, stop = _settings(arguments), stop_on_signals()
+    places = places_of(settings)
     write = _status_writer(arguments.status)
     polls, pause_s = _polls(arguments, settings)
     health = Health({"poll": pause_s + LONGEST_TURN_S})
     with serving(settings.listen, health):
         make_topics(settings.brokers, settings.partitions, settings.replicas)
         memory, outbox = memory_of(settings), Outbox(settings.brokers)
-        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health)
+        goes_on = arguments.source in ([], ["live"], ["simulate"])
+        ledger = Ledger(memory, outbox, datetime.now(UTC), health.registry) if goes_on else None
+        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health, places, ledger)
     _print_result(arguments, asdict(counts))
     return 0
 
@@ -97,18 +101,33 @@ def collect(arguments: Arguments) -> int:
     "Store readings as they come."
     from sensorlib.collector import Progress
     from sensorlib.collector import collect as run
-    from sensorlib.service import stop_on_signals
+    from sensorlib.service import Health, serving, stop_on_signals
 
+    settings, stop, health = _settings(arguments), stop_on_signals(), Health({"receive": LONGEST_TURN_S})
     write = _status_writer(arguments.status)
 
     def counts(now: Progress) -> dict[str, Any]:
         "What the status file tells."
-        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "flagged")}
+        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged")}
         p50_s, p99_s = now.percentiles_s([50, 99])
         return {**told, "p50_s": p50_s, "p99_s": p99_s}
 
-    progress = run(_settings(arguments), stop_on_signals(), watch=lambda now: write(counts(now)))
+    with serving(settings.listen, health):
+        progress = run(settings, stop, lambda now: write(counts(now)), health)
     _print_result(arguments, counts(progress))
+    return 0
+
+
+def setup(arguments: Arguments) -> int:
+    "Make the buckets of an InfluxDB, and a token for each part."
+    from sensorlib.influx import influx_address, influx_token
+    from sensorlib.provision import provision
+
+    made = provision(
+        influx_address(_settings(arguments).store), influx_token(), arguments.tokens, arguments.keep_days
+    )
+    told = {part: "made" if new else "kept" for part, new in made.items()}
+    _print_result(arguments, {"tokens": told, "folder": str(arguments.tokens)})
     return 0
 
 
@@ -351,8 +370,9 @@ def _add_files(commands: Any) -> None:
 
 
 def _add_services(commands: Any) -> None:
-    "Add the three services."
-    added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url listen log_format")
+    "Add the three services, and what sets their store up."
+    told = "feed_url poll_s brokers partitions replicas redis_url geocoder nominatim_url contact listen log_format"
+    added = _command(commands, scrape, told)
     added.add_argument("--source", nargs="+", default=["live"], help=SOURCE_HELP)
     added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
@@ -361,8 +381,13 @@ def _add_services(commands: Any) -> None:
     batch = "run over this file or folder of raw records instead of Kafka"
     added.add_argument("--batch", type=Path, metavar="PATH", help=batch)
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
-    added = _command(commands, collect, "brokers store listen log_format")
+    added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, setup, "store")
+    tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
+    added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)
+    keep = "days to keep readings, 0: for ever; default: as it is, and for ever in a new bucket"
+    added.add_argument("--keep-days", type=int, help=keep)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -69,6 +69,16 @@ def influxd_program() -> str | None:
     return os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
 
 
+def needed_influxd() -> str:
+    "The influxd to run; the test is skipped where there is none."
+    program = influxd_program()
+    if not program:
+        pytest.skip(
+            "no InfluxDB: run `make influxd`, put influxd on PATH, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN"
+        )
+    return program
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -81,14 +91,15 @@ def influxd_command(program: str, address: str, folder: Path) -> list[str]:
 
 
 @contextmanager
-def running_influxd(program: str, folder: Path) -> Iterator[Influx]:
-    "Start influxd in a folder, set it up, and end it."
+def running_influxd(program: str, folder: Path, set_up: bool = True) -> Iterator[Influx]:
+    "Start influxd in a folder, set it up unless told not to, and end it."
     server = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(influxd_command(program, server.address, folder), stdout=log, stderr=log)
     try:
         wait_until_healthy(server.address, process, folder / "log")
-        server.set_up()
+        if set_up:
+            server.set_up()
         yield server
     finally:
         process.terminate()
@@ -114,10 +125,5 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
         orgs = httpx.get(f"{address}/api/v2/orgs", headers={"Authorization": f"Token {token}"}).json()["orgs"]
         yield Influx(address.rstrip("/"), orgs[0]["name"], token)
         return
-    program = influxd_program()
-    if not program:
-        pytest.skip(
-            "no InfluxDB: run `make influxd`, put influxd on PATH, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN"
-        )
-    with running_influxd(program, tmp_path_factory.mktemp("influxd")) as server:
+    with running_influxd(needed_influxd(), tmp_path_factory.mktemp("influxd")) as server:
         yield server
