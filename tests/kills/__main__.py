@@ -22,7 +22,11 @@ from .stores import keep_in, no_small_disk
 @contextmanager
 def system(store: str, folder: Path) -> Iterator[Machine]:
     "Everything, with one store."
-    with city_feed() as feed, keep_in(store, folder / "store", folder / "logs") as kept, machine(folder, feed, kept) as made:
+    with (
+        city_feed() as feed,
+        keep_in(store, folder / "store", folder / "logs") as kept,
+        machine(folder, feed, kept) as made,
+    ):
         yield made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import msgspec
@@ -18,8 +18,10 @@ from sensorlib.simulate import make_city, records
 SENSORS = 4000
 HASTE = 32  # a sensor that reports every 145 s is made to report every 4.5 s: 2,250 readings/s
 WINDOW_S = 90.0  # how long the feed shows a record; no outage may last as long
-BEGIN = datetime(2026, 5, 4, tzinfo=UTC)
-APART = timedelta(hours=3)  # between the times of two loads, so that no clock that is moved by an hour meets another load
+BEGIN = datetime(2025, 5, 5, tzinfo=UTC)
+APART = timedelta(
+    hours=3
+)  # between the times of two loads, so that no clock that is moved by an hour meets another load
 KEY = ["sensor_id", "value_type", "ts"]
 
 
@@ -74,7 +76,7 @@ class CityFeed:
     def longest_gap_s(self) -> float:
         "Longest time between two polls since the load began; longer than the window, and readings are lost to anybody."
         asked = [*self.answered, time.monotonic()]
-        return max(after - before for before, after in zip(asked, asked[1:], strict=False))
+        return max(after - before for before, after in pairwise(asked))
 
     def truth(self) -> pd.DataFrame:
         "All that was said since the load began."

@@ -121,10 +121,20 @@ def cutting(what: str) -> Callable[[Run], None]:
     return cut
 
 
+def stored(run: Run) -> int:
+    "Count what is stored of this load."
+    return run.machine.kept.count(run.load.span())
+
+
 def fill_disk(run: Run) -> None:
     "Fill the disk under the store until the collector has noticed, and for a quarter of the load; then free it."
-    (folder,) = (part for part in run.scratch.iterdir() if part.is_dir())
-    ballast, noticed = folder / "ballast", len(run.machine.log_of("collect"))
+    wait_until(lambda: stored(run), 60, "a first reading", run.step)
+    fill_empty_disk(run)
+
+
+def fill_empty_disk(run: Run) -> None:
+    "The same, though nothing may be stored yet."
+    ballast, noticed = run.scratch / "disk" / "ballast", len(run.machine.log_of("collect"))
     with ballast.open("wb") as file:
         try:
             while True:
@@ -134,6 +144,12 @@ def fill_disk(run: Run) -> None:
     wait_until(lambda: "WARNING" in run.machine.log_of("collect")[noticed:], 60, "a word of the collector", run.step)
     run.live(run.share(1 / 4))
     ballast.unlink()
+
+
+def fill_disk_and_restart(run: Run) -> None:
+    "Fill the disk before InfluxDB has a shard: what it then failed to make, it makes no more until it is started again."
+    fill_empty_disk(run)
+    run.machine.kill("influxd")
 
 
 def fill_disk_and_kill(run: Run) -> None:
@@ -151,6 +167,7 @@ class Row:
     hurt: Callable[[Run], Any]
     stores: tuple[str, ...] = ("sqlite", "influx")
     on_small_disk: bool = False
+    at: float = 1 / 4  # When, as a part of the load
 
 
 ROWS = [
@@ -166,7 +183,8 @@ ROWS = [
     Row("kill collector and store", killing("collect", "influxd"), ("influx",)),
     Row("kill Flink and broker", killing("stream", "broker")),
     Row("fill the store's disk", fill_disk, on_small_disk=True),
-    Row("fill the store's disk, kill", fill_disk_and_kill, on_small_disk=True),
+    Row("fill the store's disk and kill", fill_disk_and_kill, on_small_disk=True),
+    Row("fill the store's empty disk", fill_disk_and_restart, ("influx",), on_small_disk=True, at=0.0),
     Row("lock the store", lock_file, ("sqlite",)),
     Row("pause broker", pause_broker),
     Row("move the feed's clock", move_clock),
@@ -240,7 +258,8 @@ def _settle(run: Run) -> float:
 def _moving(machine: Machine) -> tuple[int, tuple[int, ...]]:
     if not machine.is_up():
         return -1, ()
-    return machine.lag(), tuple(machine.ends().values())
+    ends = machine.ends()
+    return machine.lag(), tuple(ends[topic] for topic in TOPICS)
 
 
 def run_row(
@@ -252,13 +271,13 @@ def run_row(
     seconds: int,  # Length of the load
     scratch: Path,  # A folder that is not there yet
 ) -> Outcome:
-    "Put the load on, do what the row says after a quarter of it, settle, and count."
+    "Put the load on, do what the row says in the midst of it, settle, and count."
     scratch.mkdir(parents=True)
     with _place(machine, row, store, scratch):
         since = machine.ends()
         run = Run(machine, Load(machine.feed, number, seconds), scratch)
         machine.begin_watch()
-        run.live(run.share(1 / 4))
+        run.live(run.share(row.at))
         row.hurt(run)
         while not run.load.over():
             run.live(0.5)
@@ -267,9 +286,7 @@ def run_row(
         if unpolled_s + POLL_S > WINDOW_S:
             raise Fault(f"nobody polled for {unpolled_s:.0f} s, and the feed shows a record for {WINDOW_S:.0f} s only")
         verdict = _verdict(machine, run.load, since)
-    return Outcome(
-        row.name, store, repetition, verdict, machine.restarts, machine.silent_s, recovery_s, unpolled_s
-    )
+    return Outcome(row.name, store, repetition, verdict, machine.restarts, machine.silent_s, recovery_s, unpolled_s)
 
 
 def _verdict(machine: Machine, load: Load, since: dict[str, int]) -> Verdict:

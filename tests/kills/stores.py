@@ -1,7 +1,6 @@
 """The two stores as the matrix treats them: started in a folder, killed, filled up, and read whole, past the code under test."""
 
 import io
-import os
 import secrets
 import sqlite3
 import subprocess
