@@ -185,46 +185,31 @@ class PartDied(SensorlibError, ChildProcessError):
     "A process of the local system ended when it should not have."
 
 # %% ../nbs/00_core.ipynb #3a252c51
+def _setting(default: Any, says: str) -> Any:
+    return field(default=default, metadata={"says": says})
+
+
 @dataclass(frozen=True)
 class Settings:
     "Settings of the services; each is `SENSORLIB_<NAME>` in the environment."
 
-    feed_url: str = field(
-        default="https://data.sensor.community/static/v1/data.json", metadata={"says": "the feed to poll"}
+    feed_url: str = _setting("https://data.sensor.community/static/v1/data.json", "the feed to poll")
+    poll_s: float = _setting(60.0, "seconds between two polls; the feed holds five minutes")
+    brokers: str = _setting("127.0.0.1:9092", "Kafka bootstrap servers, comma separated")
+    partitions: int = _setting(4, "partitions of a topic that has to be made")
+    replicas: int = _setting(1, "replicas of a topic that has to be made; 3 in production")
+    redis_url: str = _setting("", "Redis for what several scrapers share; empty: a bounded set in memory")
+    geocoder: str = _setting("offline", "where place names come from: offline, nominatim or none")
+    nominatim_url: str = _setting(
+        "https://nominatim.openstreetmap.org", "the Nominatim to ask, where one is to be asked"
     )
-    poll_s: float = field(default=60.0, metadata={"says": "seconds between two polls; the feed holds five minutes"})
-    brokers: str = field(default="127.0.0.1:9092", metadata={"says": "Kafka bootstrap servers, comma separated"})
-    partitions: int = field(default=4, metadata={"says": "partitions of a topic that has to be made"})
-    replicas: int = field(default=1, metadata={"says": "replicas of a topic that has to be made; 3 in production"})
-    redis_url: str = field(
-        default="", metadata={"says": "Redis for what several scrapers share; empty: a bounded set in memory"}
-    )
-    geocoder: str = field(
-        default="offline", metadata={"says": "where place names come from: offline, nominatim or none"}
-    )
-    nominatim_url: str = field(
-        default="https://nominatim.openstreetmap.org",
-        metadata={"says": "the Nominatim to ask, where one is to be asked"},
-    )
-    contact: str = field(
-        default="",
-        metadata={"says": "e-mail address that Nominatim is told, as its policy demands; must be set for it"},
-    )
-    store: str = field(
-        default="sqlite:///sensorlib.db",
-        metadata={"says": "sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET"},
-    )
-    writers: int = field(
-        default=4, metadata={"says": "batches that the collector writes at the same time; a file takes one"}
-    )
-    checkpoints: str = field(
-        default="checkpoints", metadata={"says": "directory for checkpoints and savepoints of the stream job"}
-    )
-    parallelism: int = field(default=1, metadata={"says": "parallel tasks of the stream job"})
-    listen: str = field(
-        default="", metadata={"says": "HOST:PORT for metrics and health, port 0: any free one; empty: no port"}
-    )
-    log_format: str = field(default="plain", metadata={"says": "lines of the log: plain or json"})
+    contact: str = _setting("", "e-mail address that Nominatim is told, as its policy demands; must be set for it")
+    store: str = _setting("sqlite:///sensorlib.db", "sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET")
+    writers: int = _setting(4, "batches that the collector writes at the same time; a file takes one")
+    checkpoints: str = _setting("checkpoints", "directory for checkpoints and savepoints of the stream job")
+    parallelism: int = _setting(1, "parallel tasks of the stream job")
+    listen: str = _setting("", "HOST:PORT for metrics and health, port 0: any free one; empty: no port")
+    log_format: str = _setting("plain", "lines of the log: plain or json")
 
 
 def load_settings(

@@ -32,6 +32,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from .core import NAME_LENGTH, MissingPart, PlaceError, SettingError, Settings, parse_id, parse_number
 from .feed import USER_AGENT
+from .lookups import SharedRedis, connect
 
 # %% ../nbs/04_places.ipynb #c3d7411d
 log = logging.getLogger(__name__)
@@ -167,14 +168,6 @@ _NAMED, _NOWHERE = "sensorlib:1:place:", "sensorlib:1:noplace:"
 _REMEMBERED = 500_000  # locations that a process remembers; the network has 20,000
 
 
-def _connect(url: str) -> redis.Redis:
-    "Make a client of Redis; it connects when it is first used."
-    try:
-        return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
-    except ValueError as error:
-        raise SettingError(f"SENSORLIB_REDIS_URL is {url!r}, expected redis://HOST:PORT/NUMBER: {error}") from error
-
-
 def _remember(memory: dict[str, Any], more: Mapping[str, Any]) -> None:
     "Add to a memory, and let go of the oldest where it grows too large."
     memory.update(more)
@@ -189,7 +182,7 @@ class _Shared:
     "What Redis holds."
 
     def __init__(self, url: str) -> None:
-        self._redis, self._away = _connect(url), False
+        self._redis = SharedRedis(url, "places are named in this process only")
 
     def agree(
         self,
@@ -198,7 +191,7 @@ class _Shared:
         deny_s: Callable[[], float],  # How long "no place there" holds [s]
     ) -> Decided | None:  # What holds of the keys; None when Redis is away
         "Offer and read in one round trip."
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._redis.client.pipeline(transaction=False)
         for key, name in offers.items():
             if name is None:
                 pipe.set(_NOWHERE + key, b"", px=round(1000 * deny_s()))
@@ -206,16 +199,10 @@ class _Shared:
                 pipe.set(_NAMED + key, name, nx=True)
         for prefix in (_NOWHERE, _NAMED):
             pipe.mget([prefix + key for key in keys])
-        try:
-            *_, nowhere, names = pipe.execute()
-        except redis.RedisError as error:
-            if not self._away:
-                log.warning("Redis is away (%s); places are named in this process only until it is back", error)
-            self._away = True
+        answers = self._redis.attempt(pipe.execute)
+        if answers is None:
             return None
-        if self._away:
-            log.info("Redis is back")
-        self._away = False
+        nowhere, names = answers[-2:]
         denied = {key: None for key, said in zip(keys, nowhere, strict=True) if said is not None}
         named = ((key, said) for key, said in zip(keys, names, strict=True) if said is not None)
         return denied | {key: said.decode(errors="replace") for key, said in named}
@@ -319,7 +306,7 @@ class Nominatim:
         headers = {"User-Agent": f"{USER_AGENT} {contact}"}
         self._client = httpx.Client(headers=headers, timeout=timeout_s)
         longest_s = 4 * timeout_s + 2 * PAUSE_S  # connecting, sending, waiting, reading
-        self._turn = _connect(redis_url).lock("sensorlib:1:nominatim", longest_s) if redis_url else _ONE_AT_A_TIME
+        self._turn = connect(redis_url).lock("sensorlib:1:nominatim", longest_s) if redis_url else _ONE_AT_A_TIME
         self._retrying = Retrying(
             stop=stop_after_attempt(attempts),
             wait=wait_random_exponential(multiplier=pause_s, max=30),

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import redis
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from .archive import open_files, read_file
@@ -31,6 +30,7 @@ from .completeness import SensorHour
 from .core import COMPLETENESS_TOPIC, DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings
 from .core import format_time, parse_id, parse_time
 from .feed import Answer, Feed, in_order, merge_records, read_answer
+from .lookups import SharedRedis
 from .places import Places, enrich
 from .service import Health
 from .simulate import answer, make_city
@@ -108,31 +108,14 @@ class SharedMemory:
     "Redis, with a local memory beside it for the time that Redis is away."
 
     def __init__(self, url: str, keep_s: int = _DAY_S) -> None:
-        try:
-            self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
-        except ValueError as error:
-            raise SettingError(f"SENSORLIB_REDIS_URL is {url!r}, expected redis://HOST:PORT/NUMBER: {error}") from error
+        self._redis = SharedRedis(url, "remembering in this process only")
         self._keep_s = keep_s
         self._local = LocalMemory()
-        self._away = False
-
-    def _try(self, do: Callable[[], Any]) -> Any:
-        try:
-            found = do()
-        except redis.RedisError as error:
-            if not self._away:
-                log.warning("Redis is away (%s); remembering in this process only until it is back", error)
-            self._away = True
-            return None
-        if self._away:
-            log.info("Redis is back")
-        self._away = False
-        return found
 
     def unseen(self, keys: Sequence[str]) -> list[bool]:
         "Tell for each key whether it is new to Redis and to this process."
         fresh = self._local.unseen(keys)
-        found = self._try(lambda: self._redis.mget([_PREFIX + key for key in keys])) if keys else None
+        found = self._redis.attempt(lambda: self._redis.client.mget([_PREFIX + key for key in keys])) if keys else None
         return fresh if found is None else [new and known is None for new, known in zip(fresh, found, strict=True)]
 
     def mark(self, keys: Sequence[str]) -> None:
@@ -140,26 +123,26 @@ class SharedMemory:
         self._local.mark(keys)
         if not keys:
             return
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._redis.client.pipeline(transaction=False)
         for key in keys:
             pipe.set(_PREFIX + key, b"", ex=self._keep_s)
-        self._try(pipe.execute)
+        self._redis.attempt(pipe.execute)
 
     def recall(self) -> dict[str, bytes]:
         "Tell what the run before kept of its account of completeness."
-        found = self._try(lambda: self._redis.hgetall(_ACCOUNT)) or {}
+        found = self._redis.attempt(lambda: self._redis.client.hgetall(_ACCOUNT)) or {}
         return {key.decode(): text for key, text in found.items()}
 
     def keep(self, changes: Mapping[str, bytes | None]) -> bool:
         "Keep the account for the next run, None: forget; tell whether that succeeded."
-        pipe = self._redis.pipeline()
+        pipe = self._redis.client.pipeline()
         kept = {key: text for key, text in changes.items() if text is not None}
         if kept:
             pipe.hset(_ACCOUNT, mapping=kept)
         if len(kept) < len(changes):
             pipe.hdel(_ACCOUNT, *(changes.keys() - kept.keys()))
         pipe.expire(_ACCOUNT, self._keep_s)
-        return self._try(pipe.execute) is not None
+        return self._redis.attempt(pipe.execute) is not None
 
 # %% ../nbs/07_scraper.ipynb #321dddcb
 @dataclass
@@ -419,7 +402,7 @@ def scrape(
         ledger.end()
     return total
 
-
+# %% ../nbs/07_scraper.ipynb #2f2987e7
 def memory_of(
     settings: Settings,  # Settings of the services
 ) -> Memory:  # Redis where one is named, else a set in this process
