@@ -122,7 +122,8 @@ class Machine:
         reader.assign([TopicPartition(topic, 0, since)])
         found: list[bytes] = []
         while len(found) < until - since:
-            batch = reader.consume(min(10_000, until - since - len(found)), 10)
+            batch = reader.consume(min(10_000, until - since - len(found)), 30)
+            assert batch, f"{topic} ends after {len(found)} of {until - since} messages"
             found += [message.value() or b"" for message in batch if message.error() is None]
         reader.close()
         return found

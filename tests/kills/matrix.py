@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaException
+
 from .load import WINDOW_S, Load
 from .machine import POLL_S, Machine, wait_until
 from .stores import SqliteKept, keep_in, small_disk
@@ -19,7 +21,7 @@ PATIENCE_S = 120.0  # without any movement, readings are given up
 DISK_MB = 160
 
 
-class Fault(AssertionError):
+class Harmless(AssertionError):
     "What should have hurt the system did not."
 
 
@@ -57,7 +59,7 @@ def kill_jvm(run: Run) -> None:
     "Kill Flink's JVM alone; the service that started it has to notice."
     _, *children = run.machine.processes("stream")
     if not children:
-        raise Fault("the stream has no JVM")
+        raise Harmless("the stream has no JVM")
     for process in children:
         process.kill()
 
@@ -78,7 +80,7 @@ def kill_writer(run: Run) -> None:
             except sqlite3.OperationalError:
                 run.machine.kill("collect")
                 return
-    raise Fault("the collector began no transaction in 30 s")
+    raise Harmless("the collector began no transaction in 30 s")
 
 
 def lock_file(run: Run) -> None:
@@ -116,7 +118,7 @@ def cutting(what: str) -> Callable[[Run], None]:
         run.live(run.share(1 / 3))
         proxy.cut = ""
         if proxy.cuts == before:
-            raise Fault(f"no {what} was cut")
+            raise Harmless(f"no {what} was cut")
 
     return cut
 
@@ -256,10 +258,14 @@ def _settle(run: Run) -> float:
 
 
 def _moving(machine: Machine) -> tuple[int, tuple[int, ...]]:
+    "What the collector has still to do, and how long the topics are; -1 while the system is not up."
     if not machine.is_up():
         return -1, ()
-    ends = machine.ends()
-    return machine.lag(), tuple(ends[topic] for topic in TOPICS)
+    try:
+        ends = machine.ends()
+        return machine.lag(), tuple(ends[topic] for topic in TOPICS)
+    except KafkaException:  # the broker runs, and does not answer yet
+        return -1, ()
 
 
 def run_row(
@@ -284,7 +290,9 @@ def run_row(
         recovery_s = _settle(run)
         unpolled_s = machine.feed.longest_gap_s()
         if unpolled_s + POLL_S > WINDOW_S:
-            raise Fault(f"nobody polled for {unpolled_s:.0f} s, and the feed shows a record for {WINDOW_S:.0f} s only")
+            raise AssertionError(
+                f"nobody polled for {unpolled_s:.0f} s, and the feed shows a record for {WINDOW_S:.0f} s only"
+            )
         verdict = _verdict(machine, run.load, since)
     return Outcome(row.name, store, repetition, verdict, machine.restarts, machine.silent_s, recovery_s, unpolled_s)
 
