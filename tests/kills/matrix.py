@@ -4,7 +4,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,34 +128,37 @@ def stored(run: Run) -> int:
     return run.machine.kept.count(run.load.span())
 
 
+def kill_server(run: Run) -> None:
+    "Kill InfluxDB's server, and wait until it answers again."
+    old = run.machine.parts["influxd"]
+    run.machine.kill("influxd")
+    wait_until(lambda: run.machine.parts["influxd"] is not old and run.machine.kept.answers(), 60, "InfluxDB", run.step)
+
+
 def fill_disk(run: Run) -> None:
-    "Fill the disk under the store until the collector has noticed, and for a quarter of the load; then free it."
+    """Fill the disk under the store until the collector has noticed, and for a quarter of the load; then free it.
+
+    InfluxDB has to be started again after that, and twice before anybody writes. It refuses every write until the first
+    start (influxdb#24460). That start cuts its log where the disk was full, but goes on behind the cut: what it then
+    acknowledges is gone with the next start, so the log has to be opened once more.
+    """
     wait_until(lambda: stored(run), 60, "a first reading", run.step)
-    fill_empty_disk(run)
-
-
-def fill_empty_disk(run: Run) -> None:
-    "The same, though nothing may be stored yet."
     ballast, noticed = run.scratch / "disk" / "ballast", len(run.machine.log_of("collect"))
-    with ballast.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(65536))
-        except OSError:
-            pass
+    with ballast.open("wb") as file, suppress(OSError):
+        while True:
+            file.write(bytes(65536))
     wait_until(lambda: "WARNING" in run.machine.log_of("collect")[noticed:], 60, "a word of the collector", run.step)
     run.live(run.share(1 / 4))
     ballast.unlink()
-
-
-def fill_disk_and_restart(run: Run) -> None:
-    "Fill the disk before InfluxDB has a shard: what it then failed to make, it makes no more until it is started again."
-    fill_empty_disk(run)
-    run.machine.kill("influxd")
+    if "influxd" in run.machine.parts:
+        run.machine.send("collect", signal.SIGSTOP)
+        kill_server(run)
+        kill_server(run)
+        run.machine.send("collect", signal.SIGCONT)
 
 
 def fill_disk_and_kill(run: Run) -> None:
-    "Fill the disk, free it, and kill the store in the middle of what it then catches up with."
+    "The same, and kill the store in the middle of what it then catches up with."
     fill_disk(run)
     run.live(3)
     run.machine.kill(*(name for name in ("influxd", "collect") if name in run.machine.parts))
@@ -169,7 +172,6 @@ class Row:
     hurt: Callable[[Run], Any]
     stores: tuple[str, ...] = ("sqlite", "influx")
     on_small_disk: bool = False
-    at: float = 1 / 4  # When, as a part of the load
 
 
 ROWS = [
@@ -186,7 +188,6 @@ ROWS = [
     Row("kill Flink and broker", killing("stream", "broker")),
     Row("fill the store's disk", fill_disk, on_small_disk=True),
     Row("fill the store's disk and kill", fill_disk_and_kill, on_small_disk=True),
-    Row("fill the store's empty disk", fill_disk_and_restart, ("influx",), on_small_disk=True, at=0.0),
     Row("lock the store", lock_file, ("sqlite",)),
     Row("pause broker", pause_broker),
     Row("move the feed's clock", move_clock),
@@ -277,17 +278,19 @@ def run_row(
     seconds: int,  # Length of the load
     scratch: Path,  # A folder that is not there yet
 ) -> Outcome:
-    "Put the load on, do what the row says in the midst of it, settle, and count."
+    "Put the load on, do what the row says after a quarter of it, settle, and count."
     scratch.mkdir(parents=True)
     with _place(machine, row, store, scratch):
         since = machine.ends()
         run = Run(machine, Load(machine.feed, number, seconds), scratch)
         machine.begin_watch()
-        run.live(run.share(row.at))
+        run.live(run.share(1 / 4))
         row.hurt(run)
         while not run.load.over():
             run.live(0.5)
         recovery_s = _settle(run)
+        if "influxd" in machine.parts:
+            kill_server(run)  # what it has acknowledged it must still have
         unpolled_s = machine.feed.longest_gap_s()
         if unpolled_s + POLL_S > WINDOW_S:
             raise AssertionError(

@@ -31,6 +31,9 @@ class Kept(Protocol):
     proxy: Proxy | None  # Between collector and server
     token: str  # What the collector needs to know besides
 
+    def answers(self) -> bool:
+        "Whether it is there."
+
     def count(self, span: Span) -> int:
         "Count the readings of a span."
 
@@ -53,9 +56,13 @@ class SqliteKept:
         "Open the file beside the collector."
         return closing(sqlite3.connect(self.path, timeout=60, isolation_level=None))
 
+    def answers(self) -> bool:
+        "Whether the file is there."
+        return self.path.exists()
+
     def count(self, span: Span) -> int:
         "Count the readings of a span."
-        if not self.path.exists():
+        if not self.answers():
             return 0
         with self.connect() as db:
             return db.execute("SELECT count(*) FROM readings WHERE ts >= ? AND ts < ?", span).fetchone()[0]
@@ -84,6 +91,13 @@ class InfluxKept:
         answer = httpx.get(f"{self._server.address}/query", params=told, headers=headers, timeout=120)
         answer.raise_for_status()
         return pd.read_csv(io.StringIO(answer.text), keep_default_na=True) if answer.text.strip() else pd.DataFrame()
+
+    def answers(self) -> bool:
+        "Whether the server is healthy."
+        try:
+            return httpx.get(f"{self._server.address}/health").is_success
+        except httpx.TransportError:
+            return False
 
     def count(self, span: Span) -> int:
         "Count the readings of a span; 0 while the server is away."
