@@ -10,12 +10,14 @@ INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha2
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test check setup constraints notebooks influxd clean
+.PHONY: help demo test kills check setup constraints notebooks influxd clean
 .SECONDARY:
 
 help:
 	@echo "make demo         run the whole system on this machine; ARGS=\"--minutes 3\" is handed on to sensorlib demo"
 	@echo "make test         the gate: make check, then pytest"
+	@echo "make kills        kill, pause, cut off and fill up every part under load, and count every reading: an hour and a half;"
+	@echo "                  REPEATS=1 ROWS=broker,scraper ARGS=\"--stores sqlite --seconds 30\" choose"
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
@@ -28,6 +30,9 @@ demo: $(VENV)/.installed-local
 
 test: check
 	@$(BIN)/python -m pytest
+
+kills: $(VENV)/.installed-dev
+	@PYTHONPATH=tests $(BIN)/python -m kills --repeats $(or $(REPEATS),3) --rows "$(ROWS)" $(ARGS)
 
 check: $(VENV)/.installed-dev
 	@echo "Do the notebooks and the package agree?"

@@ -329,6 +329,7 @@ def _consumer_settings(brokers: str, group: str) -> dict[str, Any]:
         "partition.assignment.strategy": "cooperative-sticky",
         "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
         "queued.max.messages.kbytes": 32 * 1024,
+        "session.timeout.ms": 10_000,  # of a receiver that was killed the next one waits so long for its partitions
     }
 
 
