@@ -61,15 +61,15 @@ def _is_cut(text: str, at: int, error: json.JSONDecodeError) -> bool:
 def _is_record(text: str, at: int) -> bool:
     "Tell whether a whole record begins here; the values inside a record are objects too."
     try:
-        return "sensordatavalues" in _WALKER.raw_decode(text, at)[0]
+        return text.startswith("{", at) and "sensordatavalues" in _WALKER.raw_decode(text, at)[0]
     except (ValueError, RecursionError):
         return False
 
 
-def _end_of_scrap(text: str, at: int) -> int:
-    "Find where something broken ends: with its line, or where the next record begins."
+def _end_of_scrap(text: str, at: int, is_cut: bool = False) -> int:
+    "Find where something broken ends: where the next record begins or, unless it may go on, with its line."
     for border in _BORDER.finditer(text, at):
-        if "\n" in border[0] or _is_record(text, border.end()):
+        if ("\n" in border[0] and not is_cut) or _is_record(text, border.end()):
             return border.start()
     return len(text)
 
@@ -83,7 +83,9 @@ def _walk(text: str) -> Iterator[tuple[Any, str, str]]:
             found, end = _WALKER.raw_decode(text, at)
             found = found if _is_json(found) else None
         except json.JSONDecodeError as error:
-            end, reason = (len(text), "cut") if _is_cut(text, at, error) else (_end_of_scrap(text, at), reason)
+            is_cut = _is_cut(text, at, error)
+            end = _end_of_scrap(text, at, is_cut)
+            reason = "cut" if is_cut and end == len(text) else reason
         except (ValueError, RecursionError):
             end = _end_of_scrap(text, at)
         yield found, text[at:end], reason

@@ -185,6 +185,12 @@ def test_a_broken_line_costs_only_itself() -> None:
     assert [scrap.original for scrap in found.scraps] == [lines[3], lines[7], lines[11]]
 
 
+@pytest.mark.parametrize("cut", [20, 130, 360])
+def test_a_cut_line_before_the_last_one_costs_only_itself(cut: int) -> None:
+    stump, last = json.dumps(record(1)).encode()[:cut], json.dumps(record(2)).encode()
+    assert read_answer(stump + b"\n" + last) == Answer([record(2)], [Scrap("not_json", stump.rstrip())])
+
+
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
