@@ -43,13 +43,21 @@ _RECORDS = msgspec.json.Decoder(list[dict[str, Any]])
 _WALKER = json.JSONDecoder(parse_constant=str.encode)  # NaN becomes bytes, which are no JSON
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what may stand between two records
 _BORDER = re.compile(r"\s*(?:\n|,\s*(?=\{))")  # where the next record may begin
+_SPARE_LEVELS = 100
+
+
+def _nested(found: object) -> object:
+    "Put something into lists, so that it can be written only while enough levels of the stack are left."
+    for _ in range(_SPARE_LEVELS):
+        found = [found]
+    return found
 
 
 def _is_json(found: object) -> bool:
-    "Tell whether an object can be written again: without NaN, and without half a letter."
+    "Tell whether an object can be written again: without NaN, without half a letter, and not too deep."
     try:
-        return bool(json.dumps(found, ensure_ascii=False).encode())
-    except (TypeError, UnicodeEncodeError):
+        return bool(json.dumps(_nested(found), ensure_ascii=False).encode())
+    except (TypeError, UnicodeEncodeError, RecursionError):
         return False
 
 
@@ -98,7 +106,9 @@ def read_answer(
     "Read an answer of the API, or a file of records, and keep every whole record."
     answer = Answer()
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Answer(_RECORDS.decode(data))
+        records = _RECORDS.decode(data)
+        msgspec.json.encode(_nested(records))
+        return Answer(records)
     for item, text, reason in _walk(data.decode("utf-8", errors="surrogateescape")):
         if isinstance(item, dict):
             answer.records.append(item)

@@ -214,6 +214,14 @@ def test_a_broken_record_costs_only_itself(separator: bytes, good: bytes, bad: b
     assert [(scrap.reason, scrap.original) for scrap in found.scraps] == [("not_json", pieces[3])]
 
 
+@pytest.mark.parametrize("levels", [50, 500, *range(930, 1000, 3)])
+def test_what_nests_too_deep_to_be_handled_is_a_scrap(levels: int) -> None:
+    deep = json.dumps(record(id="@", sensor={"id": "@"})).replace('"@"', "[" * levels + "]" * levels).encode()
+    found = read_answer(b"[" + deep + b"]")
+    assert len(measurements(found.records)) == 2 * len(found.records)
+    assert found.records or deep in found.scraps[0].original
+
+
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_a_constant_that_is_no_json_makes_no_record(constant: str) -> None:
     text = json.dumps(record()).replace('"14.20"', constant)
