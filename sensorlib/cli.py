@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -18,14 +18,7 @@ from sensorlib import __version__
 from sensorlib.core import SensorlibError, Settings, format_time, load_settings, write_status
 
 Arguments = argparse.Namespace
-
-
-def _stop_on_signals() -> threading.Event:
-    "Event that SIGINT and SIGTERM set, so that a loop can end in order."
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+LONGEST_TURN_S = 300.0  # of a service's loop; whoever runs it may start it anew after that
 
 
 def _settings(arguments: Arguments) -> Settings:
@@ -70,20 +63,23 @@ def scrape(arguments: Arguments) -> int:
     from sensorlib.bus import Outbox, make_topics
     from sensorlib.scraper import memory_of
     from sensorlib.scraper import scrape as run
+    from sensorlib.service import Health, serving, stop_on_signals
 
-    settings, stop = _settings(arguments), _stop_on_signals()
-    make_topics(settings.brokers, settings.partitions, settings.replicas)
+    settings, stop = _settings(arguments), stop_on_signals()
     write = _status_writer(arguments.status)
     polls, pause_s = _polls(arguments, settings)
-    counts = run(
-        polls, memory_of(settings), Outbox(settings.brokers), stop, pause_s, watch=lambda now: write(asdict(now))
-    )
+    health = Health({"poll": pause_s + LONGEST_TURN_S})
+    with serving(settings.listen, health):
+        make_topics(settings.brokers, settings.partitions, settings.replicas)
+        memory, outbox = memory_of(settings), Outbox(settings.brokers)
+        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health)
     _print_result(arguments, asdict(counts))
     return 0
 
 
 def stream(arguments: Arguments) -> int:
     "Run the Flink job on Kafka, or over files."
+    from sensorlib.service import Health, serving, stop_on_signals
     from sensorlib.stream import run_batch, run_stream
 
     settings = _settings(arguments)
@@ -91,7 +87,9 @@ def stream(arguments: Arguments) -> int:
         run_batch(arguments.batch, arguments.out, settings.parallelism)
         return 0
     write = _status_writer(arguments.status)
-    run_stream(settings, _stop_on_signals(), watch=lambda state: write({"state": state}))
+    health, stop = Health({"job": LONGEST_TURN_S}), stop_on_signals()
+    with serving(settings.listen, health):
+        run_stream(settings, stop, lambda state: write({"state": state}), health)
     return 0
 
 
@@ -99,17 +97,33 @@ def collect(arguments: Arguments) -> int:
     "Store readings as they come."
     from sensorlib.collector import Progress
     from sensorlib.collector import collect as run
+    from sensorlib.service import Health, serving, stop_on_signals
 
+    settings, stop, health = _settings(arguments), stop_on_signals(), Health({"receive": LONGEST_TURN_S})
     write = _status_writer(arguments.status)
 
     def counts(now: Progress) -> dict[str, Any]:
         "What the status file tells."
-        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "flagged")}
+        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged")}
         p50_s, p99_s = now.percentiles_s([50, 99])
         return {**told, "p50_s": p50_s, "p99_s": p99_s}
 
-    progress = run(_settings(arguments), _stop_on_signals(), watch=lambda now: write(counts(now)))
+    with serving(settings.listen, health):
+        progress = run(settings, stop, lambda now: write(counts(now)), health)
     _print_result(arguments, counts(progress))
+    return 0
+
+
+def setup(arguments: Arguments) -> int:
+    "Make the buckets of an InfluxDB, and a token for each part."
+    from sensorlib.influx import influx_address, influx_token
+    from sensorlib.provision import provision
+
+    made = provision(
+        influx_address(_settings(arguments).store), influx_token(), arguments.tokens, arguments.keep_days
+    )
+    told = {part: "made" if new else "kept" for part, new in made.items()}
+    _print_result(arguments, {"tokens": told, "folder": str(arguments.tokens)})
     return 0
 
 
@@ -352,18 +366,23 @@ def _add_files(commands: Any) -> None:
 
 
 def _add_services(commands: Any) -> None:
-    "Add the three services."
-    added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url")
+    "Add the three services, and what sets their store up."
+    added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url listen log_format")
     added.add_argument("--source", nargs="+", default=["live"], help=SOURCE_HELP)
     added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
-    added = _command(commands, stream, "brokers checkpoints parallelism", json_too=False)
+    added = _command(commands, stream, "brokers checkpoints parallelism listen log_format", json_too=False)
     added.add_argument("--status", type=Path, help=STATUS_HELP)
     batch = "run over this file or folder of raw records instead of Kafka"
     added.add_argument("--batch", type=Path, metavar="PATH", help=batch)
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
-    added = _command(commands, collect, "brokers store")
+    added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, setup, "store")
+    tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
+    added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)
+    keep = "days to keep readings, 0: for ever; default: as it is, and for ever in a new bucket"
+    added.add_argument("--keep-days", type=int, help=keep)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -375,19 +394,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _log_format(arguments: Arguments) -> str:
+    "Format of the log: as asked, else of the environment; other settings may be wrong without harm."
+    env = {name: text for name, text in os.environ.items() if name == "SENSORLIB_LOG_FORMAT"}
+    return load_settings(env, log_format=getattr(arguments, "log_format", None)).log_format
+
+
+def _set_up_logging(arguments: Arguments) -> None:
+    from sensorlib.service import set_up_logging
+
+    set_up_logging(_log_format(arguments), arguments.command, arguments.verbose)
+
+
+def _complain(arguments: Arguments, why: str) -> None:
+    "Say why a command failed: as a line of the log where programs read it, else for people."
+    from sensorlib.service import redact
+
+    if _log_format(arguments) == "json":
+        logging.getLogger("sensorlib").error(why)
+    else:
+        print(f"sensorlib {arguments.command}: {redact(why)}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     "Run a command; return its exit code."
     arguments = _parser().parse_args(argv)
-    level = logging.DEBUG if arguments.verbose else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
+        _set_up_logging(arguments)
         return int(arguments.run(arguments))
     except (SensorlibError, OSError) as error:
-        print(f"sensorlib {arguments.command}: {error}", file=sys.stderr)
+        _complain(arguments, str(error))
         return 1
     except KeyboardInterrupt:
-        print(f"sensorlib {arguments.command}: stopped", file=sys.stderr)
+        _complain(arguments, "stopped")
         return 1
 
 

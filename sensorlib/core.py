@@ -198,10 +198,17 @@ class Settings:
         default="sqlite:///sensorlib.db",
         metadata={"says": "sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET"},
     )
+    writers: int = field(
+        default=4, metadata={"says": "batches that the collector writes at the same time; a file takes one"}
+    )
     checkpoints: str = field(
         default="checkpoints", metadata={"says": "directory for checkpoints and savepoints of the stream job"}
     )
     parallelism: int = field(default=1, metadata={"says": "parallel tasks of the stream job"})
+    listen: str = field(
+        default="", metadata={"says": "HOST:PORT for metrics and health, port 0: any free one; empty: no port"}
+    )
+    log_format: str = field(default="plain", metadata={"says": "lines of the log: plain or json"})
 
 
 def load_settings(

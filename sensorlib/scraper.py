@@ -4,28 +4,32 @@
 
 # %% auto #0
 __all__ = ['log', 'Poll', 'value_keys', 'Memory', 'LocalMemory', 'SharedMemory', 'Counts', 'Sender', 'fresh_part', 'send_answer',
-           'live', 'simulated', 'replayed', 'scrape', 'memory_of']
+           'live', 'simulated', 'replayed', 'ScraperMetrics', 'scrape', 'memory_of']
 
 # %% ../nbs/07_scraper.ipynb #c14ad838
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import redis
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from .archive import open_files, read_file
 from .bus import dead_letter
-from .core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings, format_time
+from .core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings, format_time, parse_time
 from .feed import Answer, Feed, in_order, merge_records, read_answer
 from .places import enrich
+from .service import Health
 from .simulate import answer, make_city
 
 # %% ../nbs/07_scraper.ipynb #d700cfa5
@@ -225,14 +229,46 @@ def replayed(
         for name, data in open_files(path):
             yield f"{path.name}: {name}", lambda name=name, data=data: read_file(name, data)  # type: ignore[misc]
 
+# %% ../nbs/07_scraper.ipynb #f729d5a2
+class ScraperMetrics:
+    "What a scraper tells Prometheus."
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"sensorlib_scraper_{name}", about, labels, registry=registry)
+
+        self.polls = counter("polls", "Polls; unchanged: the feed had nothing new", "outcome")
+        self.records = counter("records", "Records in the answers")
+        self.values = counter("values", "Values in the answers; repeated: sent before", "seen")
+        self.scraps = counter("scraps", "Pieces of answers that are no record")
+        self.refusals = counter("refusals", "Deliveries that the broker did not acknowledge, and that were tried again")
+        for outcome in ("ok", "unchanged", "failed"):
+            self.polls.labels(outcome)
+        name, about = "sensorlib_scraper_poll_duration_seconds", "Time that a poll took, its repeated requests included"
+        self.duration = Histogram(name, about, buckets=(0.1, 0.3, 1, 3, 10, 30, 100), registry=registry)
+        name, about = "sensorlib_scraper_newest_reading_timestamp_seconds", "Time of the newest reading in the feed"
+        self.newest = Gauge(name, about, registry=registry)
+
+    def count(self, done: Counts, found: Answer, fetched_at: datetime) -> None:
+        "Add what became of an answer."
+        self.records.inc(done.fetched)
+        self.values.labels("new").inc(done.sent)
+        self.values.labels("repeated").inc(done.repeated)
+        self.scraps.inc(done.scraps)
+        times = [moment for record in found.records if (moment := parse_time(record.get("timestamp")))]
+        past = [moment.timestamp() for moment in times if moment <= fetched_at]
+        if past:
+            self.newest.set(max(past))
+
 # %% ../nbs/07_scraper.ipynb #61515df9
-def _deliver(found: Answer, memory: Memory, outbox: Sender, source: str, stop: threading.Event) -> Counts:
-    fetched_at, pause_s = datetime.now(UTC), 1.0
+def _deliver(send: Callable[[], Counts], stop: threading.Event, refused: Callable[[BusError], Any]) -> Counts:
+    pause_s = 1.0
     while True:
         try:
-            return send_answer(found, memory, outbox, source, fetched_at)
+            return send()
         except BusError as error:
             log.warning("%s; trying again in %.0f s", error, pause_s)
+            refused(error)
             if stop.wait(pause_s):
                 raise
             pause_s = min(2 * pause_s, 30.0)
@@ -241,7 +277,7 @@ def _deliver(found: Answer, memory: Memory, outbox: Sender, source: str, stop: t
 def _sum(total: Counts, more: Counts) -> Counts:
     return Counts(*(a + b for a, b in zip(astuple(total), astuple(more), strict=True)))
 
-
+# %% ../nbs/07_scraper.ipynb #8e1b069d
 def scrape(
     polls: Iterable[Poll],  # A source
     memory: Memory,  # What was sent before
@@ -249,21 +285,40 @@ def scrape(
     stop: threading.Event,  # Set it to end after the poll in hand
     pause_s: float = 0.0,  # From the start of a poll to the start of the next [s]
     watch: Callable[[Counts], Any] = lambda counts: None,  # Told the totals after each poll
+    health: Health | None = None,  # Told how it goes, its loop is `poll`; None: nobody asks
 ) -> Counts:  # Totals
     "Send on what a source has, until it ends or we are told to stop; raise BusError when Kafka stays away."
-    total = Counts()
+    health = health or Health({"poll": math.inf})
+    metrics, total = ScraperMetrics(health.registry), Counts()
+
+    def refused(error: BusError) -> None:
+        "Note that the broker did not take an answer."
+        metrics.refusals.inc()
+        health.beat("poll")
+        health.not_ready(f"broker refuses: {error}")
+
     for source, ask in polls:
+        health.beat("poll")
         began = time.monotonic()
         try:
-            found = ask()
+            with metrics.duration.time():
+                found = ask()
+            outcome = "unchanged" if found is None else "ok"
         except (FeedError, SettingError) as error:
             total.failed_polls += 1
             log.warning("poll failed: %s", error)
-            found = None
+            health.not_ready(f"poll failed: {error}")
+            found, outcome = None, "failed"
+        metrics.polls.labels(outcome).inc()
         if found is not None:
-            done = _deliver(found, memory, outbox, source, stop)
+            fetched_at = datetime.now(UTC)
+            send = partial(send_answer, found, memory, outbox, source, fetched_at)
+            done = _deliver(send, stop, refused)
             total = _sum(total, done)
+            metrics.count(done, found, fetched_at)
             log.info("%s: %s records, %s new values", source, done.fetched, done.sent)
+        if outcome != "failed":
+            health.ready()
         watch(total)
         if stop.wait(max(0.0, pause_s - (time.monotonic() - began))):
             break

@@ -75,6 +75,7 @@ class Web:
 
     url: str = ""
     asked: list[dict[str, str]] = field(default_factory=list)  # Headers of each request, names in lower case
+    got: list[bytes] = field(default_factory=list)  # Bodies of the requests that had one
     replies: list[tuple[int, bytes, dict[str, str], float]] = field(default_factory=list)
 
     def reply(self, body: bytes = b"[]", status: int = 200, wait_s: float = 0.0, **headers: str) -> "Web":
@@ -86,6 +87,10 @@ class Web:
 
 def _handler(web: Web, closing: threading.Event) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            web.got.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.do_GET()
+
         def do_GET(self) -> None:
             status, body, headers, wait_s = web.replies[min(len(web.asked), len(web.replies) - 1)]
             web.asked.append({name.lower(): text for name, text in self.headers.items()})

@@ -59,14 +59,24 @@ def built_influxd() -> str | None:
     return str(built) if built.exists() else None
 
 
+def influxd_program() -> str:
+    "The server to run; the test is skipped where there is none."
+    program = os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
+    if not program:
+        pytest.skip(
+            "no InfluxDB: run `make influxd`, put influxd on PATH, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN"
+        )
+    return program
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 @contextmanager
-def running_influxd(program: str, folder: Path) -> Iterator[Influx]:
-    "Start influxd in a folder, set it up, and end it."
+def running_influxd(program: str, folder: Path, set_up: bool = True) -> Iterator[Influx]:
+    "Start influxd in a folder, set it up unless told not to, and end it."
     server = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
     paths = [f"--{name}-path={folder / name}" for name in ("bolt", "sqlite", "engine")]
     address = f"--http-bind-address={server.address.removeprefix('http://')}"
@@ -75,7 +85,8 @@ def running_influxd(program: str, folder: Path) -> Iterator[Influx]:
     try:
         wait_until_healthy(server.address, process, folder / "log")
         names = {"username": "test", "password": secrets.token_hex(8), "org": server.org, "bucket": "readings"}
-        server.ask("POST", "/api/v2/setup", token=server.token, **names)
+        if set_up:
+            server.ask("POST", "/api/v2/setup", token=server.token, **names)
         yield server
     finally:
         process.terminate()
@@ -101,10 +112,5 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
         orgs = httpx.get(f"{address}/api/v2/orgs", headers={"Authorization": f"Token {token}"}).json()["orgs"]
         yield Influx(address.rstrip("/"), orgs[0]["name"], token)
         return
-    program = os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
-    if not program:
-        pytest.skip(
-            "no InfluxDB: run `make influxd`, put influxd on PATH, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN"
-        )
-    with running_influxd(program, tmp_path_factory.mktemp("influxd")) as server:
+    with running_influxd(influxd_program(), tmp_path_factory.mktemp("influxd")) as server:
         yield server

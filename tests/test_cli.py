@@ -27,9 +27,9 @@ OPTIONS = {
     "health": "SENSOR_ID --source --page --store --json",
     "check": "PATH --out --dead --truth --json",
     "simulate": "--sensors --hours --seed --start --faults --events --out --truth --json",
-    "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --json",
-    "stream": "--batch --out --status --brokers --checkpoints --parallelism",
-    "collect": "--status --brokers --store --json",
+    "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --listen --log-format --json",
+    "stream": "--batch --out --status --brokers --checkpoints --parallelism --listen --log-format",
+    "collect": "--status --brokers --store --listen --log-format --json",
     "doctor": "--feed-url --json",
 }
 

@@ -1,5 +1,6 @@
 """One contract for every store, then what is particular to each."""
 
+import gzip
 import sqlite3
 import subprocess
 import sys
@@ -9,16 +10,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
 from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
 from sensorlib.influx import influx_token, line_protocol
-from sensorlib.rows import label
+from sensorlib.rows import Unstorable, label
 from sensorlib.sqlite import SqliteStore
 from sensorlib.store import Store, open_store
 
 if TYPE_CHECKING:
+    from conftest import Web
     from influx import Influx
 
 pytest_plugins = ("influx",)
@@ -392,6 +395,63 @@ def test_influxdb_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="did not answer") as caught:
         store.write([SENSOR])
     assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.fixture
+def fake(web: "Web", monkeypatch: pytest.MonkeyPatch) -> Store:
+    "A store behind a server that answers as InfluxDB is known to, for what the real one cannot be made to say."
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", "s3cret")
+    return open_store(f"influxdb://{urlsplit(web.url).netloc}?org=home&bucket=readings")
+
+
+def lines_of(body: bytes) -> list[str]:
+    return gzip.decompress(body).decode().splitlines()
+
+
+def test_influxdb_that_takes_only_small_requests_gets_small_ones(fake: Store, web: "Web") -> None:
+    too_large = b'{"code":"request too large","message":"write request too large"}'
+    for status in (413, 413, 204, 204, 204):
+        web.reply(too_large if status == 413 else b"", status)
+    assert fake.write([at(n) for n in range(100)]) == []
+    assert [len(lines_of(body)) for body in web.got] == [100, 50, 25, 25, 50]
+
+
+def test_influxdb_that_takes_not_even_one_gives_it_back(fake: Store, web: "Web") -> None:
+    web.reply(b'{"message":"write request too large"}', 413)
+    (refused,) = fake.write([SENSOR])
+    assert (refused.reading, refused.says) == (SENSOR, "413: write request too large")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait_s"),
+    [(429, {"Retry_After": "7"}, 7.0), (503, {"Retry_After": "90"}, 90.0), (503, {}, None), (500, {}, None), (408, {}, None),
+     (429, {"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None), (502, {}, None)],
+)  # fmt: skip
+def test_influxdb_that_is_busy_is_asked_again_later(
+    fake: Store, web: "Web", status: int, headers: dict[str, str], wait_s: float | None
+) -> None:
+    web.reply(b'{"message":"later"}', status, **headers)
+    with pytest.raises(StoreError, match=f"answered {status}: later") as caught:
+        fake.write([SENSOR, BARE])
+    assert not isinstance(caught.value, StoreRefused | Unstorable)
+    assert caught.value.retry_after_s == wait_s
+    assert len(web.got) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>Bad Request</html>", b'{"code":"invalid","message":"invalid precision"}', b""]
+)
+def test_a_request_that_is_wrong_as_a_whole_buries_no_reading(fake: Store, web: "Web", body: bytes) -> None:
+    web.reply(body, 400)
+    with pytest.raises(StoreRefused, match="answered 400"):
+        fake.write([SENSOR, BARE])
+    assert len(web.got) == 1
+
+
+def test_an_answer_that_breaks_off_is_no_answer(fake: Store, web: "Web") -> None:
+    web.reply(b"half", 200, Content_Length="4000")
+    with pytest.raises(StoreError, match="did not answer"):
+        fake.write([SENSOR])
 
 
 @pytest.mark.parametrize(

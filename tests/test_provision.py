@@ -1,0 +1,122 @@
+"""Setting up a real InfluxDB: buckets, how long they keep, tokens that may do what they must and no more."""
+
+import json
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from influx import Influx, influxd_program, running_influxd
+
+from sensorlib import cli
+from sensorlib.core import Reading, SettingError, StoreRefused
+from sensorlib.influx import Address, InfluxStore
+from sensorlib.provision import GRANTS, provision
+
+READING = Reading(81, datetime.now(UTC).replace(microsecond=0), "noise", "noise_LAeq", 51.5)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    "A server that nobody has set up."
+    with running_influxd(influxd_program(), tmp_path_factory.mktemp("bare"), set_up=False) as server:
+        yield server
+
+
+def address_of(server: Influx, bucket: str = "readings") -> Address:
+    return Address(server.address, server.org, bucket)
+
+
+def keeps(server: Influx) -> dict[str, int]:
+    "Seconds that each bucket keeps; 0: for ever."
+    found = server.ask("GET", "/api/v2/buckets?limit=100")["buckets"]
+    rules = {b["name"]: b["retentionRules"] for b in found if not b["name"].startswith("_")}
+    return {name: some[0]["everySeconds"] if some else 0 for name, some in rules.items()}
+
+
+def test_a_bare_server_is_set_up_once(bare: Influx, tmp_path: Path) -> None:
+    first = provision(address_of(bare), bare.token, tmp_path / "tokens", keep_days=90)
+    assert first == dict.fromkeys(GRANTS, True)
+    assert keeps(bare) == {"readings": 90 * 86400, "averages": 0, "forecasts": 0}
+    tokens = {file.name: file.read_text() for file in (tmp_path / "tokens").iterdir()}
+    assert set(tokens) == {f"{part}.token" for part in GRANTS}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "tokens").iterdir()} == {0o600}
+    again = provision(address_of(bare), bare.token, tmp_path / "tokens")
+    assert again == dict.fromkeys(GRANTS, False)
+    assert {file.name: file.read_text() for file in (tmp_path / "tokens").iterdir()} == tokens
+    assert keeps(bare)["readings"] == 90 * 86400, "a flag that was left out changes nothing"
+    provision(address_of(bare), bare.token, tmp_path / "tokens", keep_days=0)
+    assert keeps(bare)["readings"] == 0
+
+
+def may(server: Influx, token: str, bucket: str) -> str:
+    "What a token may do with a bucket."
+    headers = {"Authorization": f"Token {token}"}
+    asked = httpx.post(
+        f"{server.address}/api/v2/query?org={server.org}",
+        headers={**headers, "Content-Type": "application/vnd.flux"},
+        content=f'from(bucket: "{bucket}") |> range(start: -1h) |> limit(n: 1)',
+    )
+    written = httpx.post(
+        f"{server.address}/api/v2/write?org={server.org}&bucket={bucket}&precision=s",
+        headers=headers,
+        content="lesson v=1",
+    )
+    assert asked.status_code in (200, 404) and written.status_code in (204, 403, 404)
+    return "r" * (asked.status_code == 200) + "w" * (written.status_code == 204)
+
+
+def test_each_token_opens_what_its_part_needs(bare: Influx, tmp_path: Path) -> None:
+    provision(address_of(bare), bare.token, tmp_path)
+    for part, grant in GRANTS.items():
+        token = (tmp_path / f"{part}.token").read_text().strip()
+        for held in ("readings", "averages", "forecasts"):
+            allowed = "r" * (held in grant.reads) + "w" * (held in grant.writes)
+            assert may(bare, token, held) == allowed, f"{part} {held}"
+
+
+def test_the_collector_writes_with_its_token_and_no_other_bucket(bare: Influx, tmp_path: Path) -> None:
+    provision(address_of(bare), bare.token, tmp_path)
+    token = (tmp_path / "collect.token").read_text().strip()
+    assert InfluxStore(address_of(bare), token).write([READING]) == []
+    with pytest.raises(StoreRefused, match=r"answered 40[34]"):
+        InfluxStore(address_of(bare, "forecasts"), token).write([READING])
+
+
+@pytest.mark.parametrize("spoil", ["removed", "other"])
+def test_a_lost_token_is_replaced_and_worth_nothing(bare: Influx, tmp_path: Path, spoil: str) -> None:
+    provision(address_of(bare), bare.token, tmp_path)
+    file = tmp_path / "collect.token"
+    lost = file.read_text().strip()
+    file.unlink() if spoil == "removed" else file.write_text("something else\n")
+    made = provision(address_of(bare), bare.token, tmp_path)
+    assert made == {part: part == "collect" for part in GRANTS}
+    assert may(bare, file.read_text().strip(), "readings") == "w"
+    with pytest.raises(StoreRefused, match="answered 401"):
+        InfluxStore(address_of(bare), lost).write([READING])
+
+
+def test_the_command_tells_no_token(
+    bare: Influx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", bare.token)
+    url = f"{bare.address.replace('http', 'influxdb')}?org={bare.org}&bucket=readings"
+    words = ["setup", "--store", url, "--tokens", str(tmp_path / "tokens"), "--json"]
+    assert cli.main(words) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["tokens"] == dict.fromkeys(GRANTS, "made")
+    secrets = [file.read_text().strip() for file in (tmp_path / "tokens").iterdir()] + [bare.token]
+    assert not [secret for secret in secrets if secret in said.out + said.err]
+
+
+def test_a_wrong_administrator_is_refused(bare: Influx, tmp_path: Path) -> None:
+    with pytest.raises(StoreRefused, match="the token is unknown"):
+        provision(address_of(bare), "s3cret", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_negative_time_to_keep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="-1 days"):
+        provision(Address("http://127.0.0.1:9", "home", "readings"), "t", tmp_path, keep_days=-1)
