@@ -144,7 +144,7 @@ def merge_records(
 def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _at(mapping: object, *path: str) -> object:

@@ -424,6 +424,11 @@ def test_the_ids_of_a_record_may_be_numbers_or_texts() -> None:
         assert {*table["sensor_id"], *table["location_id"], *table["record_id"]} == {81}
 
 
+def test_what_stands_in_place_of_a_text_is_written_as_the_stream_writes_it() -> None:
+    table = measurements([record(place=["東", {"a": True}])])
+    assert set(table["place"]) == {'["東",{"a":true}]'}
+
+
 @pytest.mark.parametrize(
     ("value", "indoor"),
     [
