@@ -64,7 +64,7 @@ constraints: $(VENV)/.python
 		--custom-compile-command "make constraints" --constraints tools/pins.txt pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:

@@ -3,7 +3,9 @@
 import gzip
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sensorlib.archive import open_files
-from sensorlib.core import Reading
+from sensorlib.core import NAME_LENGTH, Reading
 
 FULL = os.environ.get("FUZZ") == "full"  # `make fuzz`; else the cut of `make test`, always the same one
 
@@ -114,7 +116,8 @@ def edited(
 def spoilt(pieces: list[bytes]) -> st.SearchStrategy[bytes]:
     "Some of these bytes, overwritten, cut and recoded; or any bytes at all."
     cuts = st.sampled_from([100, 100, 100, 100, 99, 50, 10])
-    some = st.builds(edited, st.sampled_from(pieces), st.lists(EDIT, max_size=4), cuts, st.sampled_from(DRESSES))
+    which = st.integers(0, len(pieces) - 1).map(pieces.__getitem__)  # a sample of bytes would be told in full
+    some = st.builds(edited, which, st.lists(EDIT, max_size=4), cuts, st.sampled_from(DRESSES))
     return st.one_of(some, some, some, some, st.binary(max_size=200))
 
 
@@ -229,3 +232,67 @@ READINGS = st.builds(
     place=LABELS,
     cell=LABELS,
 )
+
+
+def _message(record: dict[str, Any], ascii: bool, indent: int | None) -> bytes:
+    return json.dumps(record, ensure_ascii=ascii, indent=indent).encode()
+
+
+_WHOLE = st.builds(_message, RECORDS, st.booleans(), st.sampled_from([None, None, 1]))
+_SPOILT = st.builds(edited, _WHOLE | st.just(_message(ENRICHED, False, None)), st.lists(EDIT, min_size=1, max_size=2))
+MESSAGES = st.one_of(
+    _WHOLE, _WHOLE, _WHOLE, _WHOLE, _SPOILT, _SPOILT, st.binary(max_size=60), st.text(max_size=30).map(str.encode)
+)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text[:20])
+
+
+def _within_limits(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return _refuse("name") if any(len(name) > 50_000 for name, _ in pairs) else dict(pairs)
+
+
+def _int(text: str) -> int:
+    return _refuse(text) if len(text.lstrip("-")) > 1000 else int(text)
+
+
+def _float(text: str) -> float:
+    return _refuse(text) if len(text) > 1000 else float(text)
+
+
+def as_object(message: bytes) -> dict[str, Any] | None:
+    "The one JSON object that a message is, as Flink's parser takes it; None for anything else."
+    try:
+        found = json.loads(
+            message.decode(),
+            parse_constant=_refuse,
+            parse_int=_int,
+            parse_float=_float,
+            object_pairs_hook=_within_limits,
+        )
+    except (ValueError, RecursionError):
+        return None
+    values = found.get("sensordatavalues") if isinstance(found, dict) else None
+    if isinstance(values, list) and values:  # what is no object in a list is passed over; of nothing else one is left
+        found["sensordatavalues"] = [value for value in values if isinstance(value, dict)] or [None]
+    return found if isinstance(found, dict) else None
+
+
+def same_text(text: str) -> str:
+    "A text, but for how Python and Java write the numbers in it."
+    if text.startswith(("[", "{")) and len(text) >= NAME_LENGTH:
+        return "long"
+    try:
+        return json.dumps(json.loads(text))
+    except ValueError:
+        return text.encode(errors="replace").decode()
+
+
+@contextmanager
+def raised_recursion_limit() -> Iterator[None]:
+    "Let Python go as deep as Java does."
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(5000)
+    yield
+    sys.setrecursionlimit(before)
