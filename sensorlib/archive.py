@@ -117,8 +117,8 @@ def _record(row: dict[str, str]) -> dict[str, Any]:
         if name not in _PLACES and cell
     ]
     return {
-        "timestamp": row["timestamp"],
-        "sensor": {"id": row["sensor_id"], "sensor_type": {"name": row.get("sensor_type")}},
+        "timestamp": row.get("timestamp"),
+        "sensor": {"id": row.get("sensor_id"), "sensor_type": {"name": row.get("sensor_type")}},
         "location": {
             "id": row.get("location"),
             "latitude": row.get("lat"),

@@ -174,6 +174,11 @@ def test_a_quoted_cell_may_hold_the_separator() -> None:
     assert list(measurements(read_csv(data).records)["reason"]) == [None, "value"]
 
 
+def test_a_head_that_is_glued_together_makes_dead_rows() -> None:
+    rows = measurements(read_file("day.csv", day(head=HEAD.replace("sensor_id", " sensor_id"))).records)
+    assert set(rows["reason"]) == {"sensor_id"}
+
+
 def test_sealevel_pressure_and_indoor_have_the_names_of_the_feed() -> None:
     head = "sensor_id;sensor_type;location;lat;lon;altitude;indoor;timestamp;pressure;pressure_sealevel;temperature"
     data = day("9;BME280;7;47.37;8.54;408.0;1;2024-03-05T06:00:00;97294.09;102089.58;20.84", head=head)
