@@ -5,17 +5,19 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON := $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 EXTRA := dev
 NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
+SEED := $(shell date +%s)
 INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test check setup constraints notebooks influxd clean
+.PHONY: help demo test fuzz check setup constraints notebooks influxd clean
 .SECONDARY:
 
 help:
 	@echo "make demo         run the whole system on this machine; ARGS=\"--minutes 3\" is handed on to sensorlib demo"
 	@echo "make test         the gate: make check, then pytest"
+	@echo "make fuzz         more than 100,000 generated inputs through everything that reads, half an hour; SEED=... repeats a run"
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
@@ -28,6 +30,11 @@ demo: $(VENV)/.installed-local
 
 test: check
 	@$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.installed-dev
+	@echo "make fuzz SEED=$(SEED) repeats this run."
+	@FUZZ=full $(BIN)/python -m pytest -v --hypothesis-seed=$(SEED) --timeout=3600 -k "fuzz or generated" \
+		tests/test_fuzz.py tests/test_system.py
 
 check: $(VENV)/.installed-dev
 	@echo "Do the notebooks and the package agree?"

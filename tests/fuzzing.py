@@ -88,8 +88,15 @@ NASTY = [
     b"[" * 1500, b"[" * 900 + b"]" * 900, b'{"a":' * 400, b'{"a":' * 150 + b"1" + b"}" * 150, b"9" * 5000, b"1e999", b"-1e-999", b"NaN", b"-Infinity", b"null", b"true", b"0x1F",
     b'"\\ud800"', b'"\\ud83d\\ude00"', b'"sensordatavalues"', b"'", b"''", b"--", b"sensor_id;timestamp\n", b"</html>", "👩‍👩‍👧".encode(), b"A" * 70_000,
 ]  # fmt: skip
+
+
+def _some(items: list[Any]) -> st.SearchStrategy[Any]:
+    "One of some items, which are too long to be told."
+    return st.integers(0, len(items) - 1).map(items.__getitem__)
+
+
 EDIT = st.tuples(
-    st.integers(0, 2**16), st.sampled_from([0, 0, 1, 2, 7, 60, 4096]), st.sampled_from(NASTY) | st.binary(max_size=4)
+    st.integers(0, 2**16), st.sampled_from([0, 0, 1, 2, 7, 60, 4096]), _some(NASTY) | st.binary(max_size=4)
 )
 DRESSES: list[Callable[[bytes], bytes]] = [
     *[bytes] * 8,
@@ -116,9 +123,8 @@ def edited(
 def spoilt(pieces: list[bytes]) -> st.SearchStrategy[bytes]:
     "Some of these bytes, overwritten, cut and recoded; or any bytes at all."
     cuts = st.sampled_from([100, 100, 100, 100, 99, 50, 10])
-    which = st.integers(0, len(pieces) - 1).map(pieces.__getitem__)  # a sample of bytes would be told in full
-    some = st.builds(edited, which, st.lists(EDIT, max_size=4), cuts, st.sampled_from(DRESSES))
-    return st.one_of(some, some, some, some, st.binary(max_size=200))
+    parts = st.tuples(_some(pieces), st.lists(EDIT, max_size=4), cuts, st.sampled_from(DRESSES))
+    return st.one_of(*[parts.map(lambda found: edited(*found))] * 4, st.binary(max_size=200))
 
 
 def spoilt_answers() -> st.SearchStrategy[bytes]:

@@ -122,7 +122,7 @@ def values_of(record: Record) -> list[Any]:
 
 
 @given(st.lists(RECORDS, max_size=4))
-@inputs(cut=600, full=15_000)
+@inputs(cut=250, full=5_000)
 def test_every_value_of_a_record_is_one_row_that_says_what_it_is(records: list[Record]) -> None:
     INPUTS["records of any shape, measured"] += len(records)
     rows = measurements(records)
@@ -147,7 +147,7 @@ class Letters:
 
 
 @given(spoilt_answers() | st.lists(RECORDS, max_size=4).map(lambda records: json.dumps(records).encode()))
-@inputs(cut=400, full=10_000)
+@inputs(cut=200, full=4_000)
 def test_a_scraper_sends_on_whatever_it_was_given(data: bytes) -> None:
     INPUTS["answers, scraped"] += 1
     found, letters = read_answer(data), Letters()
@@ -230,7 +230,7 @@ def rows_in(name: str, data: bytes) -> int:
 
 
 @given(st.lists(FILES, min_size=1, max_size=5, unique_by=lambda file: file[0]))
-@inputs(cut=60, full=2500)
+@inputs(cut=50, full=1_500)
 def test_a_check_accounts_for_every_value(files: list[tuple[str, bytes]]) -> None:
     INPUTS["files of any content, checked and judged"] += len(files)
     with TemporaryDirectory() as folder:
