@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 from test_archive import tar, zipped
 
 from sensorlib.archive import open_files, read_file
-from sensorlib.core import Reading, SensorlibError, SettingError, kind_of, parse_id, parse_number, parse_time
+from sensorlib.core import (
+    TIME_AS_WRITTEN,
+    Reading,
+    SensorlibError,
+    SettingError,
+    kind_of,
+    parse_id,
+    parse_number,
+    parse_time,
+)
 from sensorlib.feed import Answer, measurements, merge_records, read_answer
 from sensorlib.health import examine_files
 from sensorlib.influx import line_protocol
@@ -91,13 +100,9 @@ def test_a_broken_line_takes_no_other_line_with_it(lines: list[bytes], end: byte
 
 def reason_of(record: Record, value: object) -> str | None:
     "Why a value is no reading, told from the single parsers."
-    sensor, moment = record.get("sensor"), parse_time(record.get("timestamp"))
-    fetched = record.get("fetched_at")
-    fetched = (
-        parse_time(fetched)
-        if isinstance(fetched, str) and fetched.endswith("Z") and len(fetched) == 20 and fetched[10] == "T"
-        else None
-    )
+    sensor, moment, poll = (record.get(name) for name in ("sensor", "timestamp", "fetched_at"))
+    moment = parse_time(moment)
+    fetched = parse_time(poll) if isinstance(poll, str) and re.fullmatch(TIME_AS_WRITTEN, poll) else None
     if not isinstance(record.get("sensordatavalues"), list) or not record["sensordatavalues"]:
         return "no_values"
     if not isinstance(sensor, dict) or parse_id(written(sensor.get("id"))) is None:
@@ -156,6 +161,8 @@ def test_a_scraper_sends_on_whatever_it_was_given(data: bytes) -> None:
     raw = [json.loads(value) for topic, value in letters.sent if topic == "sensor.raw"]
     assert counts.values == counts.sent + counts.repeated == len(measurements(merge_records(found.records)))
     assert len(measurements(raw)) == counts.sent
+    lists = [record["sensordatavalues"] for record in raw if isinstance(record.get("sensordatavalues"), list)]
+    assert all(isinstance(value, dict) for values in lists for value in values)
     assert len(letters.sent) - len(raw) == counts.scraps == len(found.scraps)
     assert send_answer(found, memory, Letters(), "here", datetime.now(UTC)).sent == 0
 
@@ -211,12 +218,14 @@ def test_a_packed_file_that_is_spoilt_is_named_or_read(tmp_path: Path, name: str
         assert name in str(error)
 
 
+WITH_HEAD = spoilt_day_files().map(lambda data: DAY_FILE + data)
 FILES = st.one_of(
     st.tuples(st.sampled_from([".json", ".ndjson", ".txt"]), spoilt_answers()),
     st.tuples(st.just(".json"), st.lists(RECORDS, max_size=4).map(lambda records: json.dumps(records).encode())),
-    st.tuples(st.just(".csv"), spoilt_day_files()),
-    st.tuples(st.just(".csv.gz"), spoilt_day_files().map(gzip.compress)),
+    st.tuples(st.just(".csv"), WITH_HEAD),
+    st.tuples(st.just(".csv.gz"), WITH_HEAD.map(gzip.compress)),
 )
+HEADLESS = st.tuples(st.just(".csv"), spoilt_day_files())
 
 
 def rows_in(name: str, data: bytes) -> int:
@@ -225,9 +234,9 @@ def rows_in(name: str, data: bytes) -> int:
     return len(found.scraps) + sum(len(values_of(record)) for record in merge_records(found.records))
 
 
-@given(st.lists(FILES, min_size=1, max_size=5))
+@given(st.one_of(*[st.lists(FILES, min_size=1, max_size=5)] * 4, st.tuples(HEADLESS)))
 @inputs(cut=50, full=1_500)
-def test_a_check_accounts_for_every_value(files: list[tuple[str, bytes]]) -> None:
+def test_a_check_accounts_for_every_value(files: Sequence[tuple[str, bytes]]) -> None:
     with TemporaryDirectory() as folder:
         for number, (ending, data) in enumerate(files):
             (Path(folder) / f"{number}{ending}").write_bytes(data)
@@ -258,17 +267,21 @@ def take(text: str, ends: str) -> tuple[str, str]:
     return found, text[at:]
 
 
+def pairs(text: str) -> tuple[dict[str, str], str]:
+    "Names and values up to a blank, and what follows it."
+    found: dict[str, str] = {}
+    while not text.startswith(" "):
+        name, text = take(text.removeprefix(","), "=")
+        found[name], text = take(text[1:], ", ")
+    return found, text[1:]
+
+
 def parsed_line(line: str) -> tuple[dict[str, str], dict[str, str], int]:
     "Tags (with the measurement as one), fields and time of a line."
     measurement, rest = take(line, ", ")
-    tags, fields = {"kind": measurement}, {}
-    for found, separator in ((tags, ","), (fields, " ")):
-        rest = rest if found is tags else "," + rest.removeprefix(" ")
-        while rest.startswith(","):
-            name, rest = take(rest[1:], "=")
-            found[name], rest = take(rest[1:], ", ")
-        assert rest.startswith(" "), separator
-    return tags, fields, int(rest)
+    tags, rest = pairs(rest)
+    fields, rest = pairs("," + rest)
+    return {"kind": measurement, **tags}, fields, int(rest)
 
 
 def tags_of(reading: Reading) -> dict[str, str]:

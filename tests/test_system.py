@@ -314,11 +314,11 @@ def produce(system: LocalSystem, messages: list[bytes]) -> list[int]:
 
 def by_time(system: LocalSystem, since: dict[tuple[str, int], int], last: list[int]) -> dict[int, list[dict[str, Any]]]:
     "What was made of each message, once something was made of the last ones."
-    found: dict[int, list[dict[str, Any]]] = {}
-    deadline = time.monotonic() + 300
-    while not found.keys() >= {*last}:
+    deadline, found, complete = time.monotonic() + 300, dict[int, list[dict[str, Any]]](), False
+    while not complete:
         assert time.monotonic() < deadline, "the last messages never came"
         system.check()
+        complete = found.keys() >= {*last}  # then once more: the ends of the partitions were not taken all at once
         time.sleep(2)
         found = {}
         for message in read_topics(system, (*KIND_TOPICS, OTHER_TOPIC, DEAD_TOPIC), since):
