@@ -279,7 +279,7 @@ def same_text(text: str) -> str:
     if text.startswith(("[", "{")) and len(text) >= NAME_LENGTH:
         return "long"
     with suppress(ValueError):
-        text = json.dumps(json.loads(text), ensure_ascii=False)
+        text = json.dumps(json.loads(text, parse_constant=str), ensure_ascii=False)
     return text.encode(errors="replace").decode()
 
 
