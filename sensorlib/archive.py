@@ -63,7 +63,7 @@ def _unpack(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     else:
         yield name, data
 
-
+# %% ../nbs/02_archive.ipynb #d01b5f53
 class _Member(tarfile.TarInfo):
     "Head of a file in a tar."
 
