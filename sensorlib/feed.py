@@ -40,7 +40,7 @@ class Answer:
 
 # %% ../nbs/01_feed.ipynb #1726000a
 _RECORDS = msgspec.json.Decoder(list[dict[str, Any]])
-_WALKER = json.JSONDecoder(parse_constant=str.encode)  # NaN becomes bytes, which are no JSON
+_WALKER = json.JSONDecoder(parse_constant=lambda name: ...)  # NaN becomes what cannot be written
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what may stand between two records
 _BORDER = re.compile(r"\s*(?:\n|,\s*(?=\{))")  # where the next record may begin
 _SPARE_LEVELS = 100
@@ -56,7 +56,7 @@ def _nested(found: object) -> object:
 def _is_json(found: object) -> bool:
     "Tell whether an object can be written again: without NaN, without half a letter, and not too deep."
     try:
-        return bool(json.dumps(_nested(found), ensure_ascii=False).encode())
+        return bool(msgspec.json.encode(_nested(found)))
     except (TypeError, UnicodeEncodeError, RecursionError):
         return False
 
