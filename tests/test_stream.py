@@ -66,9 +66,15 @@ def run_on(folder: Path, lines: list[str]) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    "Records that went in as a file with three bad lines, and every row that came out."
+    "Records that went in as a file with five bad lines, and every row that came out."
     made = spoilt_day() + odd_ends()
-    lines = [json.dumps(record) for record in made] + ["<html>", "[1]", '{"id": 3}']
+    lines = [json.dumps(record) for record in made] + [
+        "<html>",
+        "[1]",
+        '{"id": 3}',
+        '{"id": 4}}]',
+        '{"id": 5}, "a": 1}], 2',
+    ]
     return made, run_on(tmp_path_factory.mktemp("batch"), lines)
 
 
@@ -105,7 +111,7 @@ def test_batch_judges_real_readings_as_python_does(tmp_path: Path, shared_data: 
 def test_batch_buries_what_is_no_record(batch: tuple[list[dict[str, Any]], pd.DataFrame]) -> None:
     _, rows = batch
     dead = rows[rows["topic"] == "sensor.dead"]
-    buried = {"no_values": 1, "not_json": 2, "value": 6, "time": 12, "sensor_id": 12}
+    buried = {"no_values": 3, "not_json": 4, "value": 6, "time": 12, "sensor_id": 12}
     assert dead["reason"].value_counts().to_dict() == buried
 
 
