@@ -17,7 +17,7 @@ unexport PYTHONPATH
 help:
 	@echo "make demo         run the whole system on this machine; ARGS=\"--minutes 3\" is handed on to sensorlib demo"
 	@echo "make test         the gate: make check, then pytest"
-	@echo "make fuzz         more than 100,000 generated inputs through everything that reads, half an hour; SEED=... repeats a run"
+	@echo "make fuzz         more than 100,000 generated inputs through everything that reads, a quarter of an hour; SEED=... repeats a run"
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
