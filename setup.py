@@ -22,6 +22,7 @@ requirements = [
     "python-json-logger>=3.2",
     "redis>=5.0",
     "reverse-geocode>=1.6.5",
+    "scipy>=1.11",
     "tenacity>=9.0",
     "tqdm>=4.66",
     "zstandard>=0.22",

@@ -19,7 +19,16 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from .core import DEAD_TOPIC, KIND_TOPICS, OTHER_TOPIC, RAW_TOPIC, BusError, StoreError, StoreRefused
+from sensorlib.core import (
+    COMPLETENESS_TOPIC,
+    DEAD_TOPIC,
+    KIND_TOPICS,
+    OTHER_TOPIC,
+    RAW_TOPIC,
+    BusError,
+    StoreError,
+    StoreRefused,
+)
 
 # %% ../nbs/06_bus.ipynb #45161e59
 log = logging.getLogger(__name__)
@@ -27,7 +36,7 @@ log = logging.getLogger(__name__)
 # %% ../nbs/06_bus.ipynb #7ae6d8f9
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 _DAY_MS = 24 * 3600 * 1000
-_KEPT_DAYS = {RAW_TOPIC: 7, OTHER_TOPIC: 7, DEAD_TOPIC: 30, **dict.fromkeys(KIND_TOPICS, 7)}
+_KEPT_DAYS = {RAW_TOPIC: 7, OTHER_TOPIC: 7, DEAD_TOPIC: 30, COMPLETENESS_TOPIC: 30, **dict.fromkeys(KIND_TOPICS, 7)}
 TOPICS = tuple(_KEPT_DAYS)
 
 

@@ -61,18 +61,22 @@ def _polls(arguments: Arguments, settings: Settings) -> tuple[Any, float]:
 def scrape(arguments: Arguments) -> int:
     "Poll a source and send on what is new."
     from sensorlib.bus import Outbox, make_topics
-    from sensorlib.scraper import memory_of
+    from sensorlib.places import places_of
+    from sensorlib.scraper import Ledger, memory_of
     from sensorlib.scraper import scrape as run
     from sensorlib.service import Health, serving, stop_on_signals
 
     settings, stop = _settings(arguments), stop_on_signals()
+    places = places_of(settings)
     write = _status_writer(arguments.status)
     polls, pause_s = _polls(arguments, settings)
     health = Health({"poll": pause_s + LONGEST_TURN_S})
     with serving(settings.listen, health):
         make_topics(settings.brokers, settings.partitions, settings.replicas)
         memory, outbox = memory_of(settings), Outbox(settings.brokers)
-        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health)
+        goes_on = arguments.source in ([], ["live"], ["simulate"])
+        ledger = Ledger(memory, outbox, datetime.now(UTC), health.registry) if goes_on else None
+        counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health, places, ledger)
     _print_result(arguments, asdict(counts))
     return 0
 
@@ -367,7 +371,8 @@ def _add_files(commands: Any) -> None:
 
 def _add_services(commands: Any) -> None:
     "Add the three services, and what sets their store up."
-    added = _command(commands, scrape, "feed_url poll_s brokers partitions replicas redis_url listen log_format")
+    told = "feed_url poll_s brokers partitions replicas redis_url geocoder nominatim_url contact listen log_format"
+    added = _command(commands, scrape, told)
     added.add_argument("--source", nargs="+", default=["live"], help=SOURCE_HELP)
     added.add_argument("--sensors", type=int, default=200, help="sensors of a simulated city")
     added.add_argument("--status", type=Path, help=STATUS_HELP)

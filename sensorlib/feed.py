@@ -8,6 +8,7 @@ __all__ = ['USER_AGENT', 'Scrap', 'Answer', 'read_answer', 'merge_records', 'in_
 # %% ../nbs/01_feed.ipynb #d1fb0626
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import httpx
 import msgspec
 import numpy as np
 import pandas as pd
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_before_delay, wait_random_exponential
 
 from . import __version__
 from .core import IDENTIFIER, NAME_LENGTH, NUMBER, TIME, TIME_AS_WRITTEN, FeedError, kind_of, parse_id
@@ -264,27 +265,34 @@ class Feed:
         attempts: int = 4,  # Requests before giving up
         timeout_s: float = 20.0,  # Longest wait for the server [s]
         pause_s: float = 1.0,  # Scale of the random, growing pause between attempts [s]
+        limit_s: float = 120.0,  # No attempt begins, and no answer is read, after so much time [s]
     ) -> None:
         self.url = url
+        self._limit_s = limit_s
         self._seen: dict[str, str] = {}
         self._client = httpx.Client(timeout=timeout_s, headers={"User-Agent": USER_AGENT}, follow_redirects=True)
         self._retrying = Retrying(
-            stop=stop_after_attempt(attempts),
+            stop=stop_after_attempt(attempts) | stop_before_delay(limit_s),
             wait=wait_random_exponential(multiplier=pause_s, max=30),
             retry=retry_if_exception_type(httpx.HTTPError),
             reraise=True,
         )
 
-    def _ask(self) -> httpx.Response:
-        response = self._client.get(self.url, headers=self._seen)
-        if response.status_code == httpx.codes.NOT_MODIFIED:
-            return response
-        return response.raise_for_status()
+    def _ask(self, deadline: float) -> tuple[httpx.Response, bytes]:
+        with self._client.stream("GET", self.url, headers=self._seen) as response:
+            if response.status_code == httpx.codes.NOT_MODIFIED:
+                return response, b""
+            content = bytearray()
+            for chunk in response.raise_for_status().iter_bytes():
+                content += chunk
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"the answer is not complete after {self._limit_s:g} s")
+            return response, bytes(content)
 
     def fetch(self) -> bytes | None:
         "Bytes of the newest answer; None when it has not changed since the last one."
         try:
-            response = self._retrying(self._ask)
+            response, content = self._retrying(self._ask, time.monotonic() + self._limit_s)
         except httpx.HTTPError as error:
             why = str(error).partition("\n")[0]
             raise FeedError(f"no answer from {self.url}: {why}; expected 200 or 304, will be asked again") from error
@@ -292,7 +300,7 @@ class Feed:
             return None
         headers = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
         self._seen = {ask: response.headers[got] for ask, got in headers.items() if got in response.headers}
-        return response.content
+        return content
 
     def close(self) -> None:
         "Close the connections."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'Poll', 'value_keys', 'Memory', 'LocalMemory', 'SharedMemory', 'Counts', 'Sender', 'fresh_part', 'send_answer',
-           'live', 'simulated', 'replayed', 'ScraperMetrics', 'scrape', 'memory_of']
+           'live', 'simulated', 'replayed', 'ScraperMetrics', 'Ledger', 'scrape', 'memory_of']
 
 # %% ../nbs/07_scraper.ipynb #c14ad838
 import hashlib
@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,9 +26,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from .archive import open_files, read_file
 from .bus import dead_letter
-from .core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings, format_time, parse_time
+from .completeness import LIMIT_S, Tracker, changes, delivered, due, pause_after, restore
+from .completeness import SensorHour
+from .core import COMPLETENESS_TOPIC, DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, SettingError, Settings
+from .core import format_time, parse_id, parse_time
 from .feed import Answer, Feed, in_order, merge_records, read_answer
-from .places import enrich
+from .places import Places, enrich
 from .service import Health
 from .simulate import answer, make_city
 
@@ -64,9 +67,15 @@ class Memory(Protocol):
     def mark(self, keys: Sequence[str]) -> None:
         "Remember keys that were sent."
 
+    def recall(self) -> dict[str, bytes]:
+        "Tell what the run before kept of its account of completeness."
+
+    def keep(self, changes: Mapping[str, bytes | None]) -> bool:
+        "Keep the account for the next run, None: forget; tell whether that succeeded."
+
 
 class LocalMemory:
-    "Bounded set in this process; the oldest keys go first."
+    "Bounded set in this process, the oldest keys go first; nothing of it is left for the next run."
 
     def __init__(self, size: int = 500_000) -> None:
         self._size = size
@@ -82,8 +91,16 @@ class LocalMemory:
         while len(self._keys) > self._size:
             self._keys.popitem(last=False)
 
+    def recall(self) -> dict[str, bytes]:
+        "Nothing."
+        return {}
+
+    def keep(self, changes: Mapping[str, bytes | None]) -> bool:
+        "Keep nothing: there is no next run in this process."
+        return True
+
 # %% ../nbs/07_scraper.ipynb #b4db74bf
-_PREFIX = "sensorlib:1:seen:"
+_PREFIX, _ACCOUNT = "sensorlib:1:seen:", "sensorlib:1:completeness"
 _DAY_S = 24 * 3600
 
 
@@ -127,6 +144,22 @@ class SharedMemory:
         for key in keys:
             pipe.set(_PREFIX + key, b"", ex=self._keep_s)
         self._try(pipe.execute)
+
+    def recall(self) -> dict[str, bytes]:
+        "Tell what the run before kept of its account of completeness."
+        found = self._try(lambda: self._redis.hgetall(_ACCOUNT)) or {}
+        return {key.decode(): text for key, text in found.items()}
+
+    def keep(self, changes: Mapping[str, bytes | None]) -> bool:
+        "Keep the account for the next run, None: forget; tell whether that succeeded."
+        pipe = self._redis.pipeline()
+        kept = {key: text for key, text in changes.items() if text is not None}
+        if kept:
+            pipe.hset(_ACCOUNT, mapping=kept)
+        if len(kept) < len(changes):
+            pipe.hdel(_ACCOUNT, *(changes.keys() - kept.keys()))
+        pipe.expire(_ACCOUNT, self._keep_s)
+        return self._try(pipe.execute) is not None
 
 # %% ../nbs/07_scraper.ipynb #321dddcb
 @dataclass
@@ -173,6 +206,7 @@ def send_answer(
     outbox: Sender,  # Where to send to
     source: str,  # Where the answer came from
     fetched_at: datetime,  # When it came
+    names: Mapping[str, str] = {},  # Place names of its locations, as `Places.of` gives them
 ) -> Counts:  # What became of it
     "Send the new part of an answer, wait for the broker, then remember it."
     merged = in_order(merge_records(found.records))
@@ -186,7 +220,7 @@ def send_answer(
         if part is not None:
             sensor = record.get("sensor")
             key = str(sensor.get("id")) if isinstance(sensor, dict) else None
-            outbox.send(RAW_TOPIC, key, msgspec.json.encode(enrich(part, format_time(fetched_at))))
+            outbox.send(RAW_TOPIC, key, msgspec.json.encode(enrich(part, format_time(fetched_at), names)))
             sent += [key for key, is_new in zip(some, new, strict=True) if is_new]
     for scrap in found.scraps:
         outbox.send(DEAD_TOPIC, None, dead_letter(scrap.reason, scrap.original, topic=source))
@@ -196,13 +230,14 @@ def send_answer(
 
 # %% ../nbs/07_scraper.ipynb #a4827349
 Poll = tuple[str, Callable[[], Answer | None]]  # Where from, and how to get it; None: nothing new
+_SILENCE_S = 10.0  # Longest wait for the feed to say something
 
 
 def live(
     url: str,  # Address of the feed
 ) -> Iterator[Poll]:  # For ever
     "Poll the live feed."
-    feed = Feed(url)
+    feed = Feed(url, attempts=1, timeout_s=_SILENCE_S, limit_s=LIMIT_S - _SILENCE_S)
 
     def ask() -> Answer | None:
         "Poll once."
@@ -262,7 +297,61 @@ class ScraperMetrics:
         if past:
             self.newest.set(max(past))
 
+# %% ../nbs/07_scraper.ipynb #7c85623e
+class Ledger:
+    "Keeps the account of what should have come and what came; moments in seconds since 1970."
+
+    def __init__(self, memory: Memory, outbox: Sender, run: datetime, registry: CollectorRegistry) -> None:
+        self._memory, self._outbox, self._tracker = memory, outbox, Tracker(run, registry)
+        try:
+            restore(self._tracker, memory.recall())
+        except (msgspec.DecodeError, ValueError) as error:
+            log.warning("cannot read the account of the run before (%s): beginning anew", error)
+
+    def note(self, records: Iterable[dict[str, Any]], began_s: float, ended_s: float) -> None:
+        "Note a poll that succeeded, and what it brought."
+        self._tracker.polled(began_s, ended_s)
+        for record in records:
+            sensor, moment = record.get("sensor"), parse_time(record.get("timestamp"))
+            sensor_id = parse_id(sensor.get("id")) if isinstance(sensor, dict) else None
+            if sensor_id is not None and moment is not None:
+                self._tracker.see(sensor_id, int(moment.timestamp()), ended_s)
+
+    def turn(self, now_s: float) -> None:
+        "Settle what can be settled, send the rows of hours that are over, and keep the rest."
+        self._tracker.settle(now_s)
+        self._send(due(self._tracker))
+
+    def end(self) -> None:
+        "Send all rows, at the end of the run."
+        self._tracker.finish()
+        self._send(due(self._tracker, everything=True))
+
+    def _send(self, rows: Sequence[SensorHour]) -> None:
+        for row in rows:
+            self._outbox.send(COMPLETENESS_TOPIC, str(row.sensor_id), msgspec.json.encode(row))
+        try:
+            self._outbox.flush()
+            delivered(self._tracker, rows)
+        except BusError as error:
+            log.warning("the rows of completeness stay: %s", error)
+        if self._memory.keep(changes(self._tracker)):
+            self._tracker.changed.clear()
+
 # %% ../nbs/07_scraper.ipynb #61515df9
+def _ask(ask: Callable[[], Answer | None], metrics: ScraperMetrics) -> tuple[Answer | None, str | None]:
+    "Poll once; return the answer, if it is new, and why there is none, if that is an error."
+    try:
+        with metrics.duration.time():
+            found = ask()
+    except (FeedError, SettingError) as error:
+        log.warning("poll failed: %s", error)
+        metrics.polls.labels("failed").inc()
+        return None, str(error)
+    metrics.polls.labels("unchanged" if found is None else "ok").inc()
+    return found, None
+
+
 def _deliver(send: Callable[[], Counts], stop: threading.Event, refused: Callable[[BusError], Any]) -> Counts:
     pause_s = 1.0
     while True:
@@ -279,7 +368,7 @@ def _deliver(send: Callable[[], Counts], stop: threading.Event, refused: Callabl
 def _sum(total: Counts, more: Counts) -> Counts:
     return Counts(*(a + b for a, b in zip(astuple(total), astuple(more), strict=True)))
 
-# %% ../nbs/07_scraper.ipynb #8e1b069d
+# %% ../nbs/07_scraper.ipynb #8f4e1555
 def scrape(
     polls: Iterable[Poll],  # A source
     memory: Memory,  # What was sent before
@@ -288,10 +377,12 @@ def scrape(
     pause_s: float = 0.0,  # From the start of a poll to the start of the next [s]
     watch: Callable[[Counts], Any] = lambda counts: None,  # Told the totals after each poll
     health: Health | None = None,  # Told how it goes, its loop is `poll`; None: nobody asks
+    places: Places | None = None,  # Names the locations; None: they stay without a name
+    ledger: Ledger | None = None,  # Told what came; None: the source is no feed that goes on
 ) -> Counts:  # Totals
     "Send on what a source has, until it ends or we are told to stop; raise BusError when Kafka stays away."
     health = health or Health({"poll": math.inf})
-    metrics, total = ScraperMetrics(health.registry), Counts()
+    metrics, total, succeeded = ScraperMetrics(health.registry), Counts(), time.monotonic()
 
     def refused(error: BusError) -> None:
         "Note that the broker did not take an answer."
@@ -301,29 +392,33 @@ def scrape(
 
     for source, ask in polls:
         health.beat("poll")
-        began = time.monotonic()
-        try:
-            with metrics.duration.time():
-                found = ask()
-            outcome = "unchanged" if found is None else "ok"
-        except (FeedError, SettingError) as error:
-            total.failed_polls += 1
-            log.warning("poll failed: %s", error)
-            health.not_ready(f"poll failed: {error}")
-            found, outcome = None, "failed"
-        metrics.polls.labels(outcome).inc()
+        began, began_s = time.monotonic(), time.time()
+        found, error = _ask(ask, metrics)
+        ended_s = time.time()
         if found is not None:
-            fetched_at = datetime.now(UTC)
-            send = partial(send_answer, found, memory, outbox, source, fetched_at)
+            fetched_at = datetime.fromtimestamp(ended_s, UTC)
+            names = places.of(found.records) if places else {}  # once: every attempt sends the same record
+            send = partial(send_answer, found, memory, outbox, source, fetched_at, names)
             done = _deliver(send, stop, refused)
             total = _sum(total, done)
             metrics.count(done, found, fetched_at)
             log.info("%s: %s records, %s new values", source, done.fetched, done.sent)
-        if outcome != "failed":
+        if error is None:
+            succeeded = began
             health.ready()
+        else:
+            total.failed_polls += 1
+            health.not_ready(f"poll failed: {error}")
+        if ledger and error is None:
+            ledger.note(found.records if found else [], began_s, ended_s)
+        if ledger:
+            ledger.turn(time.time())
         watch(total)
-        if stop.wait(max(0.0, pause_s - (time.monotonic() - began))):
+        next_s = pause_after(pause_s, time.monotonic() - succeeded if error else None)
+        if stop.wait(max(0.0, began + next_s - time.monotonic())):
             break
+    if ledger:
+        ledger.end()
     return total
 
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from sensorlib.core import MissingPart
-from sensorlib.local import start_redis
+from sensorlib.local import Part, start_part, start_redis
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 INPUTS: Counter[str] = Counter()  # How many generated inputs went through what
@@ -70,12 +70,43 @@ def redis_url(redis_server: str) -> str:
 
 
 @dataclass
+class OwnRedis:
+    "A Redis that a test may kill."
+
+    part: Part
+    url: str
+
+    def kill(self) -> None:
+        self.part.process.kill()
+        self.part.process.wait()
+
+    def start(self) -> None:
+        "Start it again, on the same port and data."
+        command = [str(word) for word in self.part.process.args]
+        self.part = start_part("redis", command, self.part.log_file.parent)
+        wait_for_redis(self.url)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    try:
+        own = OwnRedis(*start_redis(tmp_path / "data", tmp_path))
+    except MissingPart as error:
+        pytest.skip(str(error))
+    wait_for_redis(own.url)
+    yield own
+    own.part.stop()
+
+
+@dataclass
 class Web:
     "A web server that gives prepared replies, the last one again and again."
 
     url: str = ""
     asked: list[dict[str, str]] = field(default_factory=list)  # Headers of each request, names in lower case
     got: list[bytes] = field(default_factory=list)  # Bodies of the requests that had one
+    paths: list[str] = field(default_factory=list)  # What each request asked for
+    times_s: list[float] = field(default_factory=list)  # When each request came, by the monotonic clock
     replies: list[tuple[int, bytes, dict[str, str], float]] = field(default_factory=list)
 
     def reply(self, body: bytes = b"[]", status: int = 200, wait_s: float = 0.0, **headers: str) -> "Web":
@@ -93,6 +124,8 @@ def _handler(web: Web, closing: threading.Event) -> type[BaseHTTPRequestHandler]
 
         def do_GET(self) -> None:
             status, body, headers, wait_s = web.replies[min(len(web.asked), len(web.replies) - 1)]
+            web.paths.append(self.path)
+            web.times_s.append(time.monotonic())
             web.asked.append({name.lower(): text for name, text in self.headers.items()})
             closing.wait(wait_s)
             self.send_response(status)

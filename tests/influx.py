@@ -31,6 +31,11 @@ class Influx:
         answer.raise_for_status()
         return answer.json() if answer.content else {}
 
+    def set_up(self) -> None:
+        "Make user, organisation, token and bucket of a new server."
+        names = {"username": "test", "password": secrets.token_hex(8), "org": self.org, "bucket": "readings"}
+        self.ask("POST", "/api/v2/setup", token=self.token, **names)
+
     def write(self, bucket: str, lines: str) -> None:
         "Write lines as they are, times in seconds."
         answer = httpx.post(
@@ -59,9 +64,14 @@ def built_influxd() -> str | None:
     return str(built) if built.exists() else None
 
 
-def influxd_program() -> str:
-    "The server to run; the test is skipped where there is none."
-    program = os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
+def influxd_program() -> str | None:
+    "The influxd to run: the one that is named, else the one on PATH, else the one that was built."
+    return os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
+
+
+def needed_influxd() -> str:
+    "The influxd to run; the test is skipped where there is none."
+    program = influxd_program()
     if not program:
         pytest.skip(
             "no InfluxDB: run `make influxd`, put influxd on PATH, or set INFLUX_URL and SENSORLIB_INFLUX_TOKEN"
@@ -74,19 +84,22 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def influxd_command(program: str, address: str, folder: Path) -> list[str]:
+    "Command line of a server that keeps everything in a folder."
+    paths = [f"--{name}-path={folder / name}" for name in ("bolt", "sqlite", "engine")]
+    return [program, f"--http-bind-address={address.removeprefix('http://')}", *paths, "--reporting-disabled"]
+
+
 @contextmanager
 def running_influxd(program: str, folder: Path, set_up: bool = True) -> Iterator[Influx]:
     "Start influxd in a folder, set it up unless told not to, and end it."
     server = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
-    paths = [f"--{name}-path={folder / name}" for name in ("bolt", "sqlite", "engine")]
-    address = f"--http-bind-address={server.address.removeprefix('http://')}"
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([program, address, *paths, "--reporting-disabled"], stdout=log, stderr=log)
+        process = subprocess.Popen(influxd_command(program, server.address, folder), stdout=log, stderr=log)
     try:
         wait_until_healthy(server.address, process, folder / "log")
-        names = {"username": "test", "password": secrets.token_hex(8), "org": server.org, "bucket": "readings"}
         if set_up:
-            server.ask("POST", "/api/v2/setup", token=server.token, **names)
+            server.set_up()
         yield server
     finally:
         process.terminate()
@@ -112,5 +125,5 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
         orgs = httpx.get(f"{address}/api/v2/orgs", headers={"Authorization": f"Token {token}"}).json()["orgs"]
         yield Influx(address.rstrip("/"), orgs[0]["name"], token)
         return
-    with running_influxd(influxd_program(), tmp_path_factory.mktemp("influxd")) as server:
+    with running_influxd(needed_influxd(), tmp_path_factory.mktemp("influxd")) as server:
         yield server

@@ -29,7 +29,8 @@ OPTIONS = {
     "simulate": "--sensors --hours --seed --start --faults --events --out --truth --json",
     "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --listen --log-format --json",
     "stream": "--batch --out --status --brokers --checkpoints --parallelism --listen --log-format",
-    "collect": "--status --brokers --store --listen --log-format --json",
+    "collect": "--status --brokers --store --writers --listen --log-format --json",
+    "setup": "--store --tokens --keep-days --json",
     "doctor": "--feed-url --json",
 }
 

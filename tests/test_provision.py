@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from influx import Influx, influxd_program, running_influxd
+from influx import Influx, needed_influxd, running_influxd
 
 from sensorlib import cli
 from sensorlib.core import Reading, SettingError, StoreRefused
@@ -21,7 +21,7 @@ READING = Reading(81, datetime.now(UTC).replace(microsecond=0), "noise", "noise_
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
     "A server that nobody has set up."
-    with running_influxd(influxd_program(), tmp_path_factory.mktemp("bare"), set_up=False) as server:
+    with running_influxd(needed_influxd(), tmp_path_factory.mktemp("bare"), set_up=False) as server:
         yield server
 
 

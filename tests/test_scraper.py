@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from conftest import wait_for_redis
 
 from sensorlib.archive import open_files, read_file
 from sensorlib.bus import dead_letter
 from sensorlib.core import DEAD_TOPIC, RAW_TOPIC, BusError, FeedError, MissingPart, SettingError, Settings
 from sensorlib.feed import Answer, Scrap, measurements, read_answer
-from sensorlib.local import Part, start_part, start_redis
 from sensorlib.scraper import (
     Counts,
     LocalMemory,
@@ -37,7 +35,7 @@ from sensorlib.scraper import (
 )
 
 if TYPE_CHECKING:
-    from conftest import Web
+    from conftest import OwnRedis, Web
 
 Record = dict[str, Any]
 POLLS = "api/2017-10-29_sensor_2125_2126_polls.tar.zst"
@@ -84,35 +82,6 @@ def record(number: int | None = 1, *names: str, **changes: object) -> Record:
 
 def poll(memory: Memory, outbox: Sent, *records: Record) -> Counts:
     return send_answer(Answer(list(records)), memory, outbox, "test", NOON)
-
-
-@dataclass
-class OwnRedis:
-    "A Redis that a test may kill."
-
-    part: Part
-    url: str
-
-    def kill(self) -> None:
-        self.part.process.kill()
-        self.part.process.wait()
-
-    def start(self) -> None:
-        "Start it again, on the same port and data."
-        command = [str(word) for word in self.part.process.args]
-        self.part = start_part("redis", command, self.part.log_file.parent)
-        wait_for_redis(self.url)
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    try:
-        own = OwnRedis(*start_redis(tmp_path / "data", tmp_path))
-    except MissingPart as error:
-        pytest.skip(str(error))
-    wait_for_redis(own.url)
-    yield own
-    own.part.stop()
 
 
 @pytest.fixture(params=["local", "shared"])
@@ -273,7 +242,7 @@ def test_what_is_remembered_in_redis_ends_by_itself(redis_url: str) -> None:
         assert key.decode().startswith("sensorlib:")
 
 
-def test_redis_that_dies_and_comes_back(own_redis: OwnRedis, caplog: pytest.LogCaptureFixture) -> None:
+def test_redis_that_dies_and_comes_back(own_redis: "OwnRedis", caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="sensorlib")
     memory, outbox = SharedMemory(own_redis.url), Sent()
     poll(memory, outbox, record(1))
