@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import re
+import struct
 import sys
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -30,10 +31,21 @@ from .core import MissingPart, SettingError
 from .feed import Answer, Scrap, read_answer
 
 # %% ../nbs/02_archive.ipynb #77b3059d
-_BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError)
+_BROKEN = (
+    *(OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.error),  # zipfile raises any of these
+    *(zlib.error, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError),
+)
+
+
+def _ungzip(data: bytes) -> bytes:
+    if not data:
+        raise EOFError("it is empty")
+    return gzip.decompress(data)
 
 
 def _unzstd(data: bytes) -> bytes:
+    if not data:
+        raise EOFError("it is empty")
     plain = b""
     while data:
         engine = zstandard.ZstdDecompressor().decompressobj()
@@ -46,26 +58,40 @@ def _unzstd(data: bytes) -> bytes:
 
 def _unpack(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     if name.endswith(".gz"):
-        yield from _unpack(name[:-3], gzip.decompress(data))
+        yield from _unpack(name[:-3], _ungzip(data))
     elif name.endswith(".zst"):
         yield from _unpack(name[:-4], _unzstd(data))
     elif name.endswith(".zip"):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in sorted(archive.namelist()):
-                if not member.endswith("/"):
-                    yield from _unpack(member, archive.read(member))
+            for member in sorted(archive.infolist(), key=lambda member: member.filename):
+                if not member.is_dir():
+                    yield from _unpack(member.filename, archive.read(member))
     else:
         yield name, data
+
+# %% ../nbs/02_archive.ipynb #d01b5f53
+class _Member(tarfile.TarInfo):
+    "Head of a file in a tar."
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        "Read a head; one that is no head, and is not the mark at the end either, is an error."
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 def _untar(path: Path) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as packed:
-        plain = zstandard.ZstdDecompressor().stream_reader(packed) if path.name.endswith(".zst") else packed
-        mode = "r|gz" if path.name.endswith(("gz", "tgz")) else "r|"
-        with tarfile.open(fileobj=plain, mode=mode) as archive:  # type: ignore[call-overload]
+        plain: Any = zstandard.ZstdDecompressor().stream_reader(packed) if path.name.endswith(".zst") else packed
+        plain = gzip.GzipFile(fileobj=packed) if path.name.endswith("gz") else plain
+        with tarfile.open(fileobj=plain, mode="r|", tarinfo=_Member) as archive:
             for member in archive:
                 if member.isfile():
-                    yield from _unpack(member.name, archive.extractfile(member).read())
+                    yield from _unpack(member.name, archive.extractfile(member).read())  # type: ignore[union-attr]
 
 # %% ../nbs/02_archive.ipynb #8efc0904
 def unpack(

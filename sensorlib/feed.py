@@ -47,16 +47,24 @@ class Answer:
 
 # %% ../nbs/01_feed.ipynb #1726000a
 _RECORDS = msgspec.json.Decoder(list[dict[str, Any]])
-_WALKER = json.JSONDecoder(parse_constant=str.encode)  # NaN becomes bytes, which are no JSON
+_WALKER = json.JSONDecoder(parse_constant=lambda name: ...)  # NaN becomes what cannot be written
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what may stand between two records
 _BORDER = re.compile(r"\s*(?:\n|,\s*(?=\{))")  # where the next record may begin
+_SPARE_LEVELS = 100
+
+
+def _nested(found: object) -> object:
+    "Put something into lists, so that it can be written only while enough levels of the stack are left."
+    for _ in range(_SPARE_LEVELS):
+        found = [found]
+    return found
 
 
 def _is_json(found: object) -> bool:
-    "Tell whether an object can be written again: without NaN, and without half a letter."
+    "Tell whether an object can be written again: without NaN, without half a letter, and not too deep."
     try:
-        return bool(json.dumps(found, ensure_ascii=False).encode())
-    except (TypeError, UnicodeEncodeError):
+        return bool(msgspec.json.encode(_nested(found)))
+    except (TypeError, UnicodeEncodeError, RecursionError):
         return False
 
 
@@ -68,15 +76,15 @@ def _is_cut(text: str, at: int, error: json.JSONDecodeError) -> bool:
 def _is_record(text: str, at: int) -> bool:
     "Tell whether a whole record begins here; the values inside a record are objects too."
     try:
-        return "sensordatavalues" in _WALKER.raw_decode(text, at)[0]
+        return text.startswith("{", at) and "sensordatavalues" in _WALKER.raw_decode(text, at)[0]
     except (ValueError, RecursionError):
         return False
 
 
-def _end_of_scrap(text: str, at: int) -> int:
-    "Find where something broken ends: with its line, or where the next record begins."
+def _end_of_scrap(text: str, at: int, is_cut: bool = False) -> int:
+    "Find where something broken ends: where the next record begins or, unless it may go on, with its line."
     for border in _BORDER.finditer(text, at):
-        if "\n" in border[0] or _is_record(text, border.end()):
+        if ("\n" in border[0] and not is_cut) or _is_record(text, border.end()):
             return border.start()
     return len(text)
 
@@ -90,7 +98,9 @@ def _walk(text: str) -> Iterator[tuple[Any, str, str]]:
             found, end = _WALKER.raw_decode(text, at)
             found = found if _is_json(found) else None
         except json.JSONDecodeError as error:
-            end, reason = (len(text), "cut") if _is_cut(text, at, error) else (_end_of_scrap(text, at), reason)
+            is_cut = _is_cut(text, at, error)
+            end = _end_of_scrap(text, at, is_cut)
+            reason = "cut" if is_cut and end == len(text) else reason
         except (ValueError, RecursionError):
             end = _end_of_scrap(text, at)
         yield found, text[at:end], reason
@@ -103,7 +113,9 @@ def read_answer(
     "Read an answer of the API, or a file of records, and keep every whole record."
     answer = Answer()
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Answer(_RECORDS.decode(data))
+        records = _RECORDS.decode(data)
+        msgspec.json.encode(_nested(records))
+        return Answer(records)
     for item, text, reason in _walk(data.decode("utf-8", errors="surrogateescape")):
         if isinstance(item, dict):
             answer.records.append(item)
@@ -139,7 +151,7 @@ def merge_records(
 def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _at(mapping: object, *path: str) -> object:

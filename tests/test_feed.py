@@ -188,6 +188,12 @@ def test_a_broken_line_costs_only_itself() -> None:
     assert [scrap.original for scrap in found.scraps] == [lines[3], lines[7], lines[11]]
 
 
+@pytest.mark.parametrize("cut", [20, 130, 360])
+def test_a_cut_line_before_the_last_one_costs_only_itself(cut: int) -> None:
+    stump, last = json.dumps(record(1)).encode()[:cut], json.dumps(record(2)).encode()
+    assert read_answer(stump + b"\n" + last) == Answer([record(2)], [Scrap("not_json", stump.rstrip())])
+
+
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
@@ -209,6 +215,14 @@ def test_a_broken_record_costs_only_itself(separator: bytes, good: bytes, bad: b
     found = read_answer(b"[" + separator.join(pieces) + b"]")
     assert [r["id"] for r in found.records] == [1, 2, 3, 5, 6, 7]
     assert [(scrap.reason, scrap.original) for scrap in found.scraps] == [("not_json", pieces[3])]
+
+
+@pytest.mark.parametrize("levels", [50, 500, *range(930, 1000, 3)])
+def test_what_nests_too_deep_to_be_handled_is_a_scrap(levels: int) -> None:
+    deep = json.dumps(record(id="@", sensor={"id": "@"})).replace('"@"', "[" * levels + "]" * levels).encode()
+    found = read_answer(b"[" + deep + b"]")
+    assert len(measurements(found.records)) == 2 * len(found.records)
+    assert found.records or deep in found.scraps[0].original
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
@@ -412,6 +426,11 @@ def test_the_ids_of_a_record_may_be_numbers_or_texts() -> None:
     for number in (81, "81"):
         table = measurements([record(sensor={"id": number}, location={"id": number}, id=number)])
         assert {*table["sensor_id"], *table["location_id"], *table["record_id"]} == {81}
+
+
+def test_what_stands_in_place_of_a_text_is_written_as_the_stream_writes_it() -> None:
+    table = measurements([record(place=["東", {"a": True}])])
+    assert set(table["place"]) == {'["東",{"a":true}]'}
 
 
 @pytest.mark.parametrize(
