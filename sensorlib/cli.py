@@ -170,6 +170,32 @@ def rollup(arguments: Arguments) -> int:
     return 0
 
 
+def export(arguments: Arguments) -> int:
+    "Write readings or averages of a store to a CSV or Parquet file, with their licence."
+    from contextlib import closing
+    from datetime import timedelta
+
+    from tqdm import tqdm
+
+    from sensorlib.core import KINDS, SettingError
+    from sensorlib.export import exported, write_export
+
+    if arguments.kind not in (None, *KINDS):
+        raise SettingError(f"--kind is {arguments.kind!r}, expected one of {', '.join(KINDS)}")
+    until = _moment("--to", arguments.until) or datetime.now(UTC)
+    since = _moment("--from", arguments.since) or until - timedelta(days=1)
+    kinds = [arguments.kind] if arguments.kind else KINDS
+    window = None if arguments.window == "raw" else arguments.window
+    with (
+        closing(_existing_store(_settings(arguments).store)) as store,
+        tqdm(desc="rows", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar,
+    ):
+        frames = exported(store, kinds, since, until, window, arguments.sensor_ids, arguments.good)
+        rows = write_export(frames, arguments.out, watch=lambda rows: bar.update(rows - bar.n))
+    _print_result(arguments, {"rows": rows, "out": str(arguments.out)})
+    return 0
+
+
 def setup(arguments: Arguments) -> int:
     "Make the buckets of an InfluxDB, and a token for each part."
     from sensorlib.influx import influx_address, influx_token
@@ -505,6 +531,15 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
     added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, export, "store")
+    added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help="sensors to export; none: all")
+    added.add_argument("--out", type=Path, required=True, metavar="FILE", help="file ending in .csv, .csv.gz or .parquet")
+    added.add_argument("--kind", help="temperature, humidity, pressure, particulates or noise; default: all")
+    day = "a day or a time in UTC such as 2026-01-15T00:00:00Z"
+    added.add_argument("--from", dest="since", metavar="TIME", help=f"{day}; default: a day before the end")
+    added.add_argument("--to", dest="until", metavar="TIME", help=f"end, {day}; default: now")
+    added.add_argument("--window", choices=("raw", "1h", "1d"), default="raw", help="readings, or averages by hour or day")
+    added.add_argument("--good", action="store_true", help="leave out readings with a fault")
     added = _command(commands, rollup, "store")
     keep = "forget readings of days that are averaged and older than so many days; InfluxDB does so by itself, see setup"
     added.add_argument("--keep-days", type=int, help=f"{keep}; default: keep all")

@@ -36,6 +36,7 @@ OPTIONS = {
     "stream": "--batch --out --status --brokers --checkpoints --parallelism --listen --log-format",
     "collect": "--status --brokers --store --writers --listen --log-format --json",
     "setup": "--store --tokens --keep-days --json",
+    "export": "SENSOR_ID --out --kind --from --to --window --good --store --json",
     "rollup": "--store --keep-days --since --json",
     "doctor": "--feed-url --json",
 }
