@@ -17,7 +17,7 @@ from kills.verdict import Verdict, compare
 
 SECONDS = 12
 LOADS = count()
-ON_SQLITE = "kill scraper, kill store, kill flink and broker, fill the store's disk and kill, clock"
+ON_SQLITE = "kill scraper, kill flink and broker, hold up the store and kill, fill the store's disk and kill, clock"
 ON_INFLUX = "kill collector and store, cut responses"
 
 

@@ -51,9 +51,9 @@ def _runnable(rows: list[Row], folder: Path) -> list[Row]:
 
 def run_store(store: str, arguments: argparse.Namespace, folder: Path, bar: tqdm) -> Iterator[Outcome | None]:
     "Run all rows of a store; None for a row that could not be carried out, which is explained on stderr."
+    folder.mkdir(parents=True)
     rows = _runnable(rows_of(store, arguments.rows), folder)
     plan = [(repetition, row) for repetition in range(1, arguments.repeats + 1) for row in rows]
-    folder.mkdir(parents=True)
     with system(store, folder) as made:
         for number, (repetition, row) in enumerate(plan):
             bar.set_description(f"{store}: {row.name}")

@@ -83,14 +83,33 @@ def kill_writer(run: Run) -> None:
     raise Harmless("the collector began no transaction in 30 s")
 
 
-def lock_file(run: Run) -> None:
-    "Hold the write lock of the file for a third of the load."
+@contextmanager
+def stuck(run: Run) -> Iterator[None]:
+    "Hold the store up: lock the file from another process, or stop the server's."
     kept = run.machine.kept
-    assert isinstance(kept, SqliteKept)
-    with kept.connect() as db:
-        db.execute("BEGIN IMMEDIATE")
+    if isinstance(kept, SqliteKept):
+        with kept.connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            db.execute("ROLLBACK")
+    else:
+        run.machine.send("influxd", signal.SIGSTOP)
+        yield
+        run.machine.send("influxd", signal.SIGCONT)
+
+
+def hold_up(run: Run) -> None:
+    "Hold the store up for a third of the load."
+    with stuck(run):
         run.live(run.share(1 / 3))
-        db.execute("ROLLBACK")
+
+
+def kill_while_held_up(run: Run) -> None:
+    "Kill the collector while it waits for the store: what it has in hand nobody else has."
+    with stuck(run):
+        run.live(run.share(1 / 4))
+        run.machine.kill("collect")
+        run.live(run.share(1 / 8))
 
 
 def pause_broker(run: Run) -> None:
@@ -188,7 +207,8 @@ ROWS = [
     Row("kill Flink and broker", killing("stream", "broker")),
     Row("fill the store's disk", fill_disk, on_small_disk=True),
     Row("fill the store's disk and kill", fill_disk_and_kill, on_small_disk=True),
-    Row("lock the store", lock_file, ("sqlite",)),
+    Row("hold up the store", hold_up),
+    Row("hold up the store and kill collector", kill_while_held_up),
     Row("pause broker", pause_broker),
     Row("move the feed's clock", move_clock),
     Row("cut responses", cutting("response"), ("influx",)),
