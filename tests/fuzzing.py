@@ -281,7 +281,8 @@ def _int(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    return _refuse(text) if len(text) > 1000 else float(text)
+    exponent = int(text.lower().partition("e")[2] or 0)  # Java has 32 bits for it
+    return _refuse(text) if len(text) > 1000 or abs(exponent) > 2 * 10**9 else float(text)
 
 
 def as_object(message: bytes) -> dict[str, Any] | None:
