@@ -16,7 +16,7 @@ unexport PYTHONPATH
 help:
 	@echo "make demo         run the whole system on this machine; ARGS=\"--minutes 3\" is handed on to sensorlib demo"
 	@echo "make test         the gate: make check, then pytest"
-	@echo "make kills        kill, pause, cut off and fill up every part under load, and count every reading: an hour and a half;"
+	@echo "make kills        kill, pause, cut off and fill up every part under load, count every reading: three hours;"
 	@echo "                  REPEATS=1 ROWS=broker,scraper ARGS=\"--stores sqlite --seconds 30\" choose"
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
