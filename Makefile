@@ -5,12 +5,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON := $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 EXTRA := dev
 NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
+SEED := $(shell date +%s)
 INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test kills check setup constraints notebooks influxd clean
+.PHONY: help demo test fuzz kills check setup constraints notebooks influxd clean
 .SECONDARY:
 
 help:
@@ -18,6 +19,7 @@ help:
 	@echo "make test         the gate: make check, then pytest"
 	@echo "make kills        kill, pause, cut off and fill up every part under load, count every reading: three hours;"
 	@echo "                  REPEATS=1 ROWS=broker,scraper ARGS=\"--stores sqlite --seconds 30\" choose"
+	@echo "make fuzz         more than 100,000 generated inputs through everything that reads, a quarter of an hour; SEED=... repeats a run"
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
@@ -33,6 +35,11 @@ test: check
 
 kills: $(VENV)/.installed-dev
 	@PYTHONPATH=tests $(BIN)/python -m kills --repeats $(or $(REPEATS),3) --rows "$(ROWS)" $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	@echo "make fuzz SEED=$(SEED) repeats this run."
+	@FUZZ=full $(BIN)/python -m pytest -v --hypothesis-seed=$(SEED) --timeout=3600 -k "fuzz or generated" \
+		tests/test_fuzz.py tests/test_system.py
 
 check: $(VENV)/.installed-dev
 	@echo "Do the notebooks and the package agree?"
@@ -69,7 +76,7 @@ constraints: $(VENV)/.python
 		--custom-compile-command "make constraints" --constraints tools/pins.txt pyproject.toml -o constraints.txt
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:

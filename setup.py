@@ -18,6 +18,7 @@ requirements = [
     "numpy>=1.26",
     "pandas>=2.2,<3",
     "prometheus-client>=0.20",
+    "pyarrow>=14",
     "pycountry>=24.6",
     "python-json-logger>=3.2",
     "redis>=5.0",

@@ -247,10 +247,13 @@ class Lanes:
 
     def __init__(self, open_handler: Opener, count: int, size: int, longest_pause_s: float) -> None:
         self._all = [Lane(open_handler, size, longest_pause_s) for _ in range(count)]
+        self._of_place: dict[Place, Lane] = {}
         self._full: set[Lane] = set()
 
     def _of(self, place: Place) -> Lane:
-        return self._all[(crc32(place[0].encode()) + place[1]) % len(self._all)]
+        if place not in self._of_place:
+            self._of_place[place] = self._all[(crc32(place[0].encode()) + place[1]) % len(self._all)]
+        return self._of_place[place]
 
     def share(self, messages: list[Message]) -> None:
         "Hand messages to their lanes."

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,90 @@ def collect(arguments: Arguments) -> int:
 
     def counts(now: Progress) -> dict[str, Any]:
         "What the status file tells."
-        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged")}
+        told = {name: getattr(now, name) for name in ("received", "stored", "dead", "refused", "flagged", "hours", "dead_hours")}
         p50_s, p99_s = now.percentiles_s([50, 99])
         return {**told, "p50_s": p50_s, "p99_s": p99_s}
 
     with serving(settings.listen, health):
         progress = run(settings, stop, lambda now: write(counts(now)), health)
     _print_result(arguments, counts(progress))
+    return 0
+
+
+def _existing_store(url: str) -> Any:
+    "Open a store to read from it: a file that is not there is an error."
+    from sensorlib.core import MissingPart
+    from sensorlib.store import open_store
+
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite" and path and not Path(path).exists():
+        raise MissingPart(f"no such store: {path}; start sensorlib collect or demo, or name another with --store")
+    return open_store(url)
+
+
+def _moment(flag: str, text: str | None) -> datetime | None:
+    "Read a day or a time of a flag."
+    from sensorlib.core import SettingError, parse_time
+
+    if text is None:
+        return None
+    moment = parse_time(text if len(text) > 10 else f"{text}T00:00:00Z")
+    if moment is None:
+        raise SettingError(f"{flag} is {text!r}, expected a day or a time in UTC such as 2026-01-15T00:00:00Z")
+    return moment
+
+
+def rollup(arguments: Arguments) -> int:
+    "Average readings by hour and day, and forget old ones."
+    from contextlib import closing
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from sensorlib.rollups import retain, roll_up
+
+    since, now = _moment("--since", arguments.since), datetime.now(UTC)
+    with (
+        closing(_existing_store(_settings(arguments).store)) as store,
+        tqdm(desc="days", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar,
+    ):
+
+        def watch(day: datetime, days: int) -> None:
+            "Move the bar."
+            bar.total = days
+            bar.set_postfix_str(f"{day:%Y-%m-%d}")
+            bar.update()
+
+        run = partial(retain, store, arguments.keep_days) if arguments.keep_days else partial(roll_up, store, since=since)
+        done = asdict(run(until=now, watch=watch))
+    before = done["forgotten_before"]
+    _print_result(arguments, {**done, "forgotten_before": format_time(before) if before else None})
+    return 0
+
+
+def export(arguments: Arguments) -> int:
+    "Write readings or averages of a store to a CSV or Parquet file, with their licence."
+    from contextlib import closing
+    from datetime import timedelta
+
+    from tqdm import tqdm
+
+    from sensorlib.core import KINDS, SettingError
+    from sensorlib.export import exported, write_export
+
+    if arguments.kind not in (None, *KINDS):
+        raise SettingError(f"--kind is {arguments.kind!r}, expected one of {', '.join(KINDS)}")
+    until = _moment("--to", arguments.until) or datetime.now(UTC)
+    since = _moment("--from", arguments.since) or until - timedelta(days=1)
+    kinds = [arguments.kind] if arguments.kind else KINDS
+    window = None if arguments.window == "raw" else arguments.window
+    with (
+        closing(_existing_store(_settings(arguments).store)) as store,
+        tqdm(desc="rows", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar,
+    ):
+        frames = exported(store, kinds, since, until, window, arguments.sensor_ids, arguments.good)
+        rows = write_export(frames, arguments.out, watch=lambda rows: bar.update(rows - bar.n))
+    _print_result(arguments, {"rows": rows, "out": str(arguments.out)})
     return 0
 
 
@@ -147,6 +225,43 @@ def check(arguments: Arguments) -> int:
             write_frame(frame, path)
     _print_result(arguments, result)
     return 0
+
+
+def _day(text: str | None, flag: str) -> date | None:
+    "A day, as a flag gives it."
+    from sensorlib.core import SettingError
+
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise SettingError(f"{flag} is {text!r}, expected a day such as 2017-08-30") from None
+
+
+def backfill(arguments: Arguments) -> int:
+    "Judge published files into a Parquet history and a store."
+    from tqdm import tqdm
+
+    from sensorlib.backfill import backfill as run
+
+    since, until = _day(arguments.since, "--from"), _day(arguments.until, "--to")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+
+        def watch(done: int, total: int) -> None:
+            "Move the bar; what was done before says nothing about the rate."
+            if bar.total is None:
+                bar.reset(total)
+                bar.initial = bar.n = done
+            bar.update(done - bar.n)
+
+        settings = _settings(arguments)
+        result = run(arguments.paths, arguments.history, arguments.store, since, until, arguments.engine, settings.parallelism, watch, stop)
+    _print_result(arguments, result)
+    if "left" in result:
+        print(f"sensorlib backfill: stopped with {result['left']} files left, the same command goes on", file=sys.stderr)
+    return 1 if "left" in result else 0
 
 
 def _names(text: str, known: Iterable[str]) -> list[str]:
@@ -200,17 +315,12 @@ def _examined(arguments: Arguments, settings: Settings) -> Any:
 
     from tqdm import tqdm
 
-    from sensorlib.core import MissingPart
     from sensorlib.health import examine_files, newest, stored
-    from sensorlib.store import open_store
 
     if arguments.source:
         with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
             return examine_files(arguments.source, watch=lambda name: bar.update())
-    scheme, _, path = settings.store.partition(":///")
-    if scheme == "sqlite" and path and not Path(path).exists():
-        raise MissingPart(f"no such store: {path}; give files with --source, or start sensorlib collect")
-    with closing(open_store(settings.store)) as store:
+    with closing(_existing_store(settings.store)) as store:
         return stored(store, arguments.sensor_ids) if arguments.sensor_ids else newest(store)
 
 
@@ -236,6 +346,31 @@ def health(arguments: Arguments) -> int:
     if arguments.page:
         texts.append(f"page: {arguments.page}")
     print("\n\n".join(texts))
+    return 0
+
+
+def completeness(arguments: Arguments) -> int:
+    "Tell what should have come, what came, and whose gap the difference is."
+    from contextlib import closing
+    from datetime import timedelta
+
+    from sensorlib.completeness import summary
+
+    settings = _settings(arguments)
+    until = datetime.now(UTC)
+    since = until - timedelta(hours=arguments.hours)
+    with closing(_existing_store(settings.store)) as store:
+        rows = store.completeness(since, until)
+    if arguments.sensor_ids:
+        rows = rows[rows["sensor_id"].isin(arguments.sensor_ids)]
+    result = {"since": format_time(since), "until": format_time(until), **summary(rows)}
+    worst = result.pop("worst")
+    if arguments.json:
+        print(json.dumps({**result, "worst": worst}))
+        return 0
+    _print_result(arguments, result)
+    for row in worst:
+        print(f"{'sensor':>15}  {row.pop('sensor_id')}: {_plain(row)}")
     return 0
 
 
@@ -350,12 +485,25 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
     added.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
     added.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
+    added = _command(commands, backfill, "parallelism")
+    published = "day files, plain or packed, Parquet, a folder, a history, or a URL of the archive's layout"
+    added.add_argument("paths", nargs="+", metavar="PATH", help=published)
+    added.add_argument("--history", type=Path, metavar="DIR", help="write Parquet, by kind and month")
+    added.add_argument("--store", help="write to this store too: sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET")
+    engine = "who judges: python on this machine, or flink, by the same SQL in batch mode, here or on a cluster"
+    added.add_argument("--engine", choices=["python", "flink"], default="python", help=engine)
+    added.add_argument("--from", dest="since", metavar="DAY", help="first day, such as 2017-08-30")
+    added.add_argument("--to", dest="until", metavar="DAY", help="first day that is not wanted")
     added = _command(commands, health, "store")
     whose = "sensors to report on; none: the whole network"
     added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)
     source = f"judge these files instead of asking the store: {shapes}"
     added.add_argument("--source", nargs="+", type=Path, metavar="PATH", help=source)
     added.add_argument("--page", type=Path, metavar="FILE", help="write words and pictures as one HTML file")
+    added = _command(commands, completeness, "store")
+    whose = "sensors to report on; none: the whole network"
+    added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)
+    added.add_argument("--hours", type=float, default=24.0, help="how far back to look")
     added = _command(commands, simulate)
     added.add_argument("--sensors", type=int, default=200, help="sensors of the city")
     added.add_argument("--hours", type=float, default=24.0, help="length")
@@ -383,6 +531,20 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
     added = _command(commands, collect, "brokers store writers listen log_format")
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    added = _command(commands, export, "store")
+    added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help="sensors to export; none: all")
+    added.add_argument("--out", type=Path, required=True, metavar="FILE", help="file ending in .csv, .csv.gz or .parquet")
+    added.add_argument("--kind", help="temperature, humidity, pressure, particulates or noise; default: all")
+    day = "a day or a time in UTC such as 2026-01-15T00:00:00Z"
+    added.add_argument("--from", dest="since", metavar="TIME", help=f"{day}; default: a day before the end")
+    added.add_argument("--to", dest="until", metavar="TIME", help=f"end, {day}; default: now")
+    added.add_argument("--window", choices=("raw", "1h", "1d"), default="raw", help="readings, or averages by hour or day")
+    added.add_argument("--good", action="store_true", help="leave out readings with a fault")
+    added = _command(commands, rollup, "store")
+    keep = "forget readings of days that are averaged and older than so many days; InfluxDB does so by itself, see setup"
+    added.add_argument("--keep-days", type=int, help=f"{keep}; default: keep all")
+    since = "average again from this day on, e.g. after a backfill; default: two days before the newest average"
+    added.add_argument("--since", metavar="DAY", help=since)
     added = _command(commands, setup, "store")
     tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
     added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)

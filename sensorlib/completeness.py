@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WINDOW_S', 'REFRESH_S', 'SLACK_S', 'GRACE_S', 'DAY_S', 'HOUR_S', 'LIMIT_S', 'RETRY_S', 'STEPS', 'ENOUGH_STEPS',
-           'surely_shown', 'Coverage', 'pause_after', 'cadence_of', 'missing_between', 'Tally', 'Account', 'SensorHour',
-           'Tracker', 'due', 'delivered', 'changes', 'restore']
+           'WORST', 'surely_shown', 'Coverage', 'pause_after', 'cadence_of', 'missing_between', 'Tally', 'Account',
+           'SensorHour', 'Tracker', 'due', 'delivered', 'read_hour', 'changes', 'restore', 'summary']
 
 # %% ../nbs/06b_completeness.ipynb #fe78446c
 import math
@@ -13,8 +13,10 @@ import statistics
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import msgspec
+import pandas as pd
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 # %% ../nbs/06b_completeness.ipynb #b0549e50
@@ -42,10 +44,11 @@ class Coverage:
     def add(self, began_s: float, ended_s: float) -> None:
         "Add a poll that succeeded."
         start, end = surely_shown(began_s, ended_s)
+        if start > end:  # so slow that its first reading may have been gone when its last one was made
+            return
         if self.spans and self.spans[-1][0] <= start <= self.spans[-1][1]:
             start, end = self.spans[-1][0], max(end, self.spans.pop()[1])
-        if start <= end:
-            self.spans.append((start, end))
+        self.spans.append((start, end))
         while self.spans[0][1] < self.spans[-1][1] - DAY_S:
             del self.spans[0]
 
@@ -67,7 +70,7 @@ def pause_after(
 
 # %% ../nbs/06b_completeness.ipynb #0c7ec1b6
 STEPS = 12  # that the cadence is taken from
-ENOUGH_STEPS = 3
+ENOUGH_STEPS = 5
 
 
 def cadence_of(
@@ -76,7 +79,10 @@ def cadence_of(
     "Take a sensor's cadence from its own steps."
     known = list(times)
     steps = [after - before for before, after in pairwise(known)]
-    return float(statistics.median_low(steps)) if len(steps) >= ENOUGH_STEPS else None
+    if len(steps) < ENOUGH_STEPS:
+        return None
+    usual = statistics.median_low(steps)
+    return statistics.fmean(step for step in steps if usual / 2 <= step < 1.5 * usual)
 
 
 def missing_between(
@@ -101,7 +107,7 @@ class Tally(msgspec.Struct):
         self.missed_feed += more.missed_feed
         self.missed_ours += more.missed_ours
 
-
+# %% ../nbs/06b_completeness.ipynb #77de82bc
 class Account(msgspec.Struct):
     "What is known of one sensor; moments in seconds since 1970."
 
@@ -130,14 +136,19 @@ class Account(msgspec.Struct):
 
     def _learn(self, coverage: Coverage, added: Tally) -> None:
         began, self.cadence_s = self.cadence_s is None, cadence_of(self.recent)
-        if began and self.cadence_s:  # the gaps that it was learnt over count too
+        if began and self.cadence_s:  # the gaps that it was learnt over count too, but for hours that are closed
+            opened = min(self.hours)
             for before, after in pairwise(self.recent):
-                self.settled = max(before, min(self.hours))  # what was handed out is closed
-                self._miss(after, coverage, added)
+                gaps = missing_between(before, after, self.cadence_s)
+                self._blame([moment for moment in gaps if moment >= opened], coverage, added)
             self.settled = self.recent[-1]
 
     def _miss(self, until_s: float, coverage: Coverage, added: Tally) -> None:
-        for moment in missing_between(self.settled, until_s, self.cadence_s) if self.cadence_s else []:
+        if self.cadence_s:
+            self._blame(missing_between(self.settled, until_s, self.cadence_s), coverage, added)
+
+    def _blame(self, moments: Iterable[float], coverage: Coverage, added: Tally) -> None:
+        for moment in moments:
             shown = moment in coverage
             self._count(moment, Tally(missed_feed=int(shown), missed_ours=int(not shown)), added)
 
@@ -267,6 +278,25 @@ def delivered(
             del tracker.accounts[row.sensor_id].hours[int(row.hour.timestamp())]
             tracker.changed.add(row.sensor_id)
 
+# %% ../nbs/06b_completeness.ipynb #cf57fc38
+_COUNTS = ("expected", "received", "missed_feed", "missed_ours")
+
+
+def read_hour(
+    message: bytes | None,  # A message of `sensor.completeness`
+) -> SensorHour | None:  # The row; None when it is none
+    "Read a row of completeness."
+    try:
+        row = msgspec.json.decode(message or b"", type=SensorHour)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    expected, *parts = (getattr(row, name) for name in _COUNTS)
+    adds_up = expected == sum(parts) and min(parts) >= 0 and expected < 2**31 and 0 < row.sensor_id < 2**63
+    moments = [moment for moment in (row.run, row.hour) if moment.tzinfo is not None and 2000 <= moment.year < 2100]
+    on_the_hour = len(moments) == 2 and row.hour.timestamp() % HOUR_S == 0 and row.run.microsecond == 0
+    usable = row.cadence_s is None or (0 < row.cadence_s < math.inf)
+    return row if adds_up and on_the_hour and usable else None
+
 # %% ../nbs/06b_completeness.ipynb #6c8e0bd2
 class _Life(msgspec.Struct):
     run: datetime
@@ -304,3 +334,26 @@ def restore(
         account.hours = {}
     tracker.accounts = accounts
     tracker.changed = set(accounts)
+
+# %% ../nbs/06b_completeness.ipynb #cbceaf4d
+WORST = 10  # Sensors that are named
+
+
+def summary(
+    rows: pd.DataFrame,  # Rows of completeness, of any span
+) -> dict[str, Any]:  # Counts, the share that came (None: nothing was expected), and the worst sensors
+    "Put the completeness of some sensors and hours together."
+
+    def told(counts: "pd.Series[Any]") -> dict[str, Any]:
+        "Counts and their share."
+        whole = {name: int(counts[name]) for name in _COUNTS}
+        return {**whole, "share": round(whole["received"] / whole["expected"], 4) if whole["expected"] else None}
+
+    sensors = rows.groupby("sensor_id")[list(_COUNTS)].sum()
+    sensors["missed"] = sensors["missed_feed"] + sensors["missed_ours"]
+    worst = sensors[sensors["missed"] > 0].sort_values(["missed", "expected"], ascending=[False, True])
+    return {
+        "sensors": len(sensors),
+        **told(sensors.sum()),
+        "worst": [{"sensor_id": int(str(sensor)), **told(counts)} for sensor, counts in worst.head(WORST).iterrows()],
+    }

@@ -67,6 +67,7 @@ COMPLETENESS_TOPIC = "sensor.completeness"
 KIND_TOPICS = tuple(f"sensor.{kind}" for kind in KINDS)
 DEAD_REASONS = {
     "not_json": "the message is not one JSON object",
+    "file": "the file cannot be read: it is cut, packed otherwise than its name says, or no file of readings",
     "cells": "the row has more or fewer cells than the head of its file",
     "cut": "the answer ended in the middle of this record",
     "no_values": "the record has no list of values",
@@ -74,6 +75,7 @@ DEAD_REASONS = {
     "time": "no usable time: ISO 8601, UTC, from the years 2000 to 2099, at most a day in the future",
     "value": "no usable value: a decimal number of at most 60 digits and a two-digit exponent",
     "reading": "the message is not a reading",
+    "completeness": "the message is not a row of completeness",
     "refused": "the store can never keep the reading; `says` is its answer",
 }
 

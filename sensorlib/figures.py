@@ -6,9 +6,9 @@
 __all__ = ['log', 'LIGHT', 'DARK', 'Area', 'WORLD', 'SCALES', 'PAGE_HTML', 'PAGE_CSS', 'PAGE_JS', 'Query', 'Reader', 'POLICY',
            'LOOPBACK', 'Theme', 'dress', 'outlines', 'grid_lines', 'base_map', 'map_style', 'Scale', 'colour_ticks',
            'fit_view', 'describe', 'format_value', 'map_points', 'value_marker', 'map_figure', 'break_gaps',
-           'value_range', 'panel_traces', 'series_figure', 'stages_of', 'stages_figure', 'Answer', 'one_of', 'whole',
-           'answer_map', 'answer_series', 'fixed_pages', 'answer', 'PageHandler', 'PageHTTPServer', 'pack',
-           'PageServer', 'lend', 'serve_page', 'flat_figure', 'save_page']
+           'value_range', 'panel_traces', 'series_figure', 'stages_of', 'stages_figure', 'completeness_figure',
+           'Answer', 'one_of', 'whole', 'answer_map', 'answer_series', 'fixed_pages', 'answer', 'PageHandler',
+           'PageHTTPServer', 'pack', 'PageServer', 'lend', 'serve_page', 'flat_figure', 'save_page']
 
 # %% ../nbs/16_figures.ipynb #d58dd3a5
 import gzip
@@ -467,6 +467,33 @@ def stages_figure(
     figure = go.Figure(bar).update_yaxes(autorange="reversed", ticklen=6, tickcolor=theme.paper)
     figure.update_xaxes(visible=False, range=[0, 1.15 * max(1, *numbers)])
     return dress(figure, theme, margin={"l": 130, "r": 16, "t": 12, "b": 12}, height=340, bargap=0.35)
+
+# %% ../nbs/16_figures.ipynb #6686a28a
+def completeness_figure(
+    rows: pd.DataFrame,  # Rows of completeness, as a store gives them
+    *,
+    dark: bool = False,
+) -> go.Figure:
+    "Bars of how much of the expected came in each hour, and whose gaps the rest is."
+    theme = DARK if dark else LIGHT
+    hours = rows.groupby("hour")[["expected", "received", "missed_feed", "missed_ours"]].sum()
+    share = hours.div(hours["expected"], axis=0)
+    parts = {
+        "received": ("received", theme.accent),
+        "missed_feed": ("not in the feed", theme.line),
+        "missed_ours": ("missed by us", theme.fault),
+    }
+    bars = [
+        go.Bar(
+            x=share.index, y=share[name], name=label, marker_color=colour, customdata=hours[[name, "expected"]],
+            hovertemplate=f"%{{x}}<br>%{{customdata[0]:,}} of %{{customdata[1]:,}} {label}<extra></extra>",
+        )
+        for name, (label, colour) in parts.items()
+    ]  # fmt: skip
+    figure = go.Figure(bars).update_yaxes(title="share of the expected", tickformat=".0%", gridcolor=theme.grid)
+    return dress(
+        figure, theme, barmode="stack", bargap=0.15, height=320, margin={"l": 64, "r": 16, "t": 36, "b": 40}
+    ).update_layout(legend_traceorder="normal")
 
 # %% ../nbs/16_figures.ipynb #688e5d88
 PAGE_HTML = """<!doctype html>

@@ -261,6 +261,7 @@ class Books:
     other: int = 0
     dead: int = 0
     buried: int = 0  # Dead letters of the collector, whose readings are counted in kinds too
+    unread: int = 0  # Those of them that stood on a kind's topic
     received: int = 0  # Messages that the collector took
     stored: int = 0  # Readings that are new in the store
     flagged: int = 0
@@ -272,7 +273,7 @@ class Books:
 
     def duplicates(self) -> int:
         "Count readings that the store had already when they came."
-        return self.received - self.buried - self.stored
+        return self.received - self.unread - self.stored
 
 # %% ../nbs/19_local.ipynb #0bff7312
 @dataclass
@@ -360,7 +361,8 @@ def keep_books(
         kinds={kind: grown[f"sensor.{kind}"] for kind in KINDS},
         other=grown[OTHER_TOPIC],
         dead=grown[DEAD_TOPIC],
-        buried=collector.get("dead", 0),
+        buried=collector.get("dead", 0) + collector.get("dead_hours", 0),
+        unread=collector.get("dead", 0),
         received=collector.get("received", 0),
         stored=sum(system.store.counts().values()) - system.stored_before,
         flagged=collector.get("flagged", 0),
@@ -374,7 +376,9 @@ def report(
     "Put counts and latencies together."
     collector = read_status(system.logs / "collect.json")
     return {
-        **{name: value for name, value in asdict(books).items() if name not in ("sent", "buried", "received")},
+        **{
+            name: value for name, value in asdict(books).items() if name not in ("sent", "buried", "unread", "received")
+        },
         "lost": books.lost(),
         "duplicates": books.duplicates(),
         "p50_s": collector.get("p50_s"),

@@ -7,11 +7,12 @@ __all__ = ['METERS', 'LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD',
            'RECENT_S', 'GAP_S', 'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES',
            'AGREE', 'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code',
            'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'wide_cell',
-           'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'judge', 'examine',
-           'Verdicts', 'measured_files', 'check_files', 'summarise', 'write_frame', 'read_frame', 'score']
+           'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'join_columns',
+           'judge', 'examine', 'judge_piece', 'Verdicts', 'measured_files', 'check_files', 'summarise', 'write_frame',
+           'read_frame', 'score']
 
 # %% ../nbs/05_quality.ipynb #acc2ece3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -21,6 +22,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from .archive import open_files, read_file
 from .core import PARTICLE_COUNTERS, READING_COLUMNS, VALUE_TYPES, MissingPart, SettingError, format_time
@@ -211,14 +213,24 @@ def _stuck_sql() -> str:
 HISTORY = 24  # readings that have to be known before a sensor's history can be judged
 RECENT = 11  # readings, this one included, whose median is what a sensor usually says
 RECENT_S = 7_200  # unless the first of them is older than this
-_CHUNK = 100_000  # rows that are worked on at once
+_CHUNK = 4_000  # rows that are worked on at once: with 31 voices each they fit a processor's cache
 GAP_S = 86_400  # after a gap of a day a history begins anew
+_COUNTED = ("known", "held", "held_s")
 
 
 def _count_from(starts: np.ndarray) -> np.ndarray:
     "Number each row from the last start on, beginning with 1."
     place = np.arange(len(starts))
     return place - np.maximum.accumulate(np.where(starts, place, 0)) + 1
+
+
+def _numbers_of(*columns: Any) -> np.ndarray:
+    "Number the combinations of some columns."
+    number = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        codes, names = pd.factorize(column, use_na_sentinel=False)
+        number = number * (len(names) + 1) + codes
+    return number
 
 
 def _changed(column: np.ndarray) -> np.ndarray:
@@ -237,26 +249,28 @@ def _median_of_last(value: np.ndarray, second: np.ndarray, number: np.ndarray) -
     found = np.append(np.full(RECENT - 1, np.nan), np.where(recent, medians, np.nan))
     return np.where(number >= RECENT, found, np.nan)
 
-
+# %% ../nbs/05_quality.ipynb #7bf36b05
 def history(
-    readings: pd.DataFrame,  # sensor_id, value_type, ts, value, in the order of arrival
+    readings: pd.DataFrame,  # sensor_id, value_type, ts, value, in the order of arrival; known and so on of what is remembered
 ) -> pd.DataFrame:  # For each row: `known` and `held` count readings, `held_s` seconds; `usual` is the recent median
     "Tell how many readings are known of a sensor, for how many it has held its value, and what it usually says."
-    key = readings.groupby(["sensor_id", "value_type"], sort=False, dropna=False).ngroup().to_numpy()
+    key = _numbers_of(readings["sensor_id"], readings["value_type"])
     order = np.argsort(key, kind="stable")
     second = readings["ts"].to_numpy("datetime64[s]").astype("int64")[order]
     value, key = readings["value"].to_numpy("float64")[order], key[order]
+    nothing = pd.Series(0, readings.index)
+    before = {name: readings.get(name, nothing).to_numpy("int64")[order] for name in _COUNTED}
+    remembered = before["known"] > 0
     first = _changed(key)
-    begins = first | (np.abs(np.diff(second, prepend=second[:1])) >= GAP_S)
-    changes = begins | _changed(value)
-    held = _count_from(changes)
-    told = {
-        "known": _count_from(begins),
-        "held": held,
-        "held_s": second - second[np.arange(len(key)) + 1 - held],
-        "usual": _median_of_last(value, second, _count_from(first)),
-        "new_minute": first | _changed(second // 60),
-    }
+    begins = first | remembered | (np.abs(np.diff(second, prepend=second[:1])) >= GAP_S)
+    told: dict[str, np.ndarray] = {}
+    for name, starts in (("known", begins), ("held", begins | _changed(value))):
+        told[name] = _count_from(starts)
+        since = np.arange(len(key)) + 1 - told[name]
+        told[name] = told[name] + np.maximum(before[name][since] - 1, 0)
+    told["held_s"] = second - second[since] + before["held_s"][since]
+    told["usual"] = _median_of_last(value, second, _count_from(first))
+    told["new_minute"] = first | _changed(second // 60)
     back = np.argsort(order)
     return pd.DataFrame({name: column[back] for name, column in told.items()}, index=readings.index)
 
@@ -364,7 +378,10 @@ def _words(area: np.ndarray, location: np.ndarray, value: np.ndarray, speaks: np
     until[order[:-1][again]] = order[1:][again]
     silent = {"row": -1, "location": -1, "value": np.inf, "until": -1}
     found = {"row": row, "location": location[row], "value": value[row], "until": until}
-    return _Words(**{name: np.append(np.full(VOICES, silent[name]), column) for name, column in found.items()})
+    types = {name: "float64" if name == "value" else "int32" for name in found}  # half the memory to look through
+    return _Words(
+        **{name: np.append(np.full(VOICES, silent[name]), column).astype(types[name]) for name, column in found.items()}
+    )
 
 
 def _summary(heard: np.ndarray, said: np.ndarray) -> np.ndarray:
@@ -390,31 +407,21 @@ def _heard(
 ) -> np.ndarray:  # Columns of `_HEARD` for each row, shape (6, n); silence where not asked
     "Listen to what the other locations of the area said last, all rows in the order of arrival."
     order = np.argsort(area, kind="stable")
-    area, location, speaks = area[order], location[order], speaks[order]
-    words, so_far = _words(area, location, value[order], speaks), np.cumsum(speaks)
+    area, location, speaks = area[order], location[order].astype("int32"), speaks[order]
+    words, so_far = _words(area, location, value[order], speaks), np.cumsum(speaks, dtype="int32")
     row = np.arange(len(area))
-    oldest = np.maximum(row - WINDOW + 1, np.searchsorted(area, area))
-    views = [
-        np.lib.stride_tricks.sliding_window_view(c, VOICES)
-        for c in (words.row, words.location, words.value, words.until)
-    ]
+    oldest = np.maximum(row - WINDOW + 1, np.searchsorted(area, area)).astype("int32")
     found = np.repeat(_SILENCE, len(area), axis=1)
-    for rows in np.array_split(row[asks[order]], len(area) // _CHUNK + 1):
-        said, where, what, until = (view[so_far[rows]] for view in views)
-        heard = (said >= oldest[rows, None]) & (where != location[rows, None]) & (until >= so_far[rows, None])
-        found[:, order[rows]] = _summary(heard, what)
+    asking = row[asks[order]]
+    for rows in np.array_split(asking, len(asking) // _CHUNK + 1):
+        last = so_far[rows, None] + np.arange(VOICES)
+        heard = np.take(words.row, last) >= oldest[rows, None]
+        heard &= np.take(words.location, last) != location[rows, None]
+        heard &= np.take(words.until, last) >= so_far[rows, None]
+        found[:, order[rows]] = _summary(heard, np.take(words.value, last))
     return found
 
 # %% ../nbs/05_quality.ipynb #b88bdb0d
-def _numbers_of(*columns: Any) -> np.ndarray:
-    "Number the combinations of some columns."
-    number = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        codes, names = pd.factorize(column, use_na_sentinel=False)
-        number = number * (len(names) + 1) + codes
-    return number
-
-
 def wide_cell(
     readings: pd.DataFrame,  # lat and lon
 ) -> pd.Series:  # A number for each cell of 0.2°; NaN without a position
@@ -422,17 +429,29 @@ def wide_cell(
     return np.floor(readings["lat"] * 5 + 0.25) * 1e4 + np.floor(readings["lon"] * 5 + 0.25)
 
 
+def _areas(
+    readings: pd.DataFrame,  # cell, lat, lon, value_type and altitude
+) -> tuple[np.ndarray, np.ndarray]:  # Number of each row's cell, and of its wider cell
+    "Number the two areas in which a reading is compared with others of its value type."
+    levelled = (readings["value_type"] != "temperature") | readings["altitude"].notna()
+    what = readings["value_type"], levelled
+    return _numbers_of(readings["cell"], *what), _numbers_of(wide_cell(readings), *what)
+
+
 def neighbours(
-    readings: pd.DataFrame,  # own, comparable, speaks, and where and what, in the order of arrival
+    readings: pd.DataFrame,  # own, comparable, speaks, asks, and where and what, in the order of arrival
+    doubtful: Callable[
+        [pd.DataFrame], np.ndarray
+    ],  # Which rows to ask about in the wider cell, after what the cell said
 ) -> pd.DataFrame:  # For each row: others, low, middle and high; 0 and infinite where nothing is to compare
     "Ask the other locations around each reading."
-    levelled = (readings["value_type"] != "temperature") | readings["altitude"].notna()
     value = readings["comparable"].to_numpy("float64")
     location = pd.factorize(readings["location_id"], use_na_sentinel=False)[0]
-    asks, speaks = ~np.isnan(value), readings["speaks"].to_numpy(bool)
-    what = readings["value_type"], levelled
-    near = _heard(_numbers_of(readings["cell"], *what), location, value, speaks, asks)
-    around = _heard(_numbers_of(wide_cell(readings), *what), location, value, speaks, asks)
+    asks, speaks = readings["asks"].to_numpy(bool), readings["speaks"].to_numpy(bool)
+    cell, wider = _areas(readings)
+    near = _heard(cell, location, value, speaks, asks)
+    doubt = doubtful(pd.DataFrame(dict(zip(_HEARD, near, strict=True)), index=readings.index))
+    around = _heard(wider, location, value, speaks, asks & doubt)
     found = np.where(near[0] >= ENOUGH, near, around)
     found[1], found[5] = np.minimum(near[1], around[1]), np.maximum(near[5], around[5])
     return pd.DataFrame(dict(zip(_HEARD, found, strict=True)), index=readings.index)
@@ -580,7 +599,8 @@ EVIDENCE = {
     "highest": "what enough of them to confirm it reach",
     "humidity_here": "last good humidity at the same location [%]",
 }
-_ASKED = (
+_KNOWN = (
+    "sensor_id",
     "value_type",
     "sensor_type",
     "value",
@@ -591,7 +611,6 @@ _ASKED = (
     "indoor",
     "cell",
     "ts",
-    *PARTNERS,
 )
 
 
@@ -602,18 +621,52 @@ def _answer(columns: pd.DataFrame, **asked: str) -> dict[str, Any]:
         engine.register("columns", columns)
         return engine.execute(f"SELECT {wanted} FROM columns").fetchnumpy()
 
+# %% ../nbs/05_quality.ipynb #a6a6ae23
+def join_columns(
+    columns: Sequence[pd.Series],  # Of the same type; categories may differ
+) -> Any:  # One array
+    "Put columns one below the other; categories stay such."
+    if all(column.dtype == "category" for column in columns):
+        return union_categoricals(list(columns))
+    return pd.concat(columns, ignore_index=True).array
 
-def _examine(readings: pd.DataFrame) -> pd.DataFrame:
-    "Facts and verdict of each reading, all of them with their partners and in the order of their arrival."
-    facts = {name: readings[name] for name in _ASKED} | dict(history(readings))
+
+def _recall(
+    readings: pd.DataFrame,  # Readings with their partners
+    memory: pd.DataFrame,  # As `_remember` gives it
+) -> dict[str, Any]:  # Columns of both, what is remembered first; nothing is known yet of the readings
+    "Put readings behind what is remembered."
+    facts = {name: join_columns([memory[name], readings[name]]) for name in _KNOWN}
+    facts |= {side: np.append(np.full(len(memory), np.nan), readings[side]) for side in PARTNERS}
+    return facts | {name: np.append(memory[name], np.zeros(len(readings))) for name in _COUNTED}
+
+
+def _examine(
+    readings: pd.DataFrame,  # Readings with their partners, in the order of their arrival
+    memory: pd.DataFrame | None = None,  # What is remembered of earlier ones, as `_remember` gives it
+) -> pd.DataFrame:  # Facts and verdict of each row; what is remembered comes first
+    "Find what there is to say about each reading."
+    facts: dict[str, Any] = {name: readings[name] for name in (*_KNOWN, *PARTNERS)}
+    old = 0 if memory is None else len(memory)
+    if memory is not None and old:
+        facts = _recall(readings, memory)
+    facts |= dict(history(pd.DataFrame(facts, copy=False)))
     found = _answer(pd.DataFrame(facts, copy=False), own=qc_sql(asks_others=False), comparable=comparable_sql())
-    facts["own"] = own = found["own"]
     facts["comparable"] = comparable = np.ma.filled(found["comparable"], np.nan)
-    facts["speaks"] = facts["new_minute"] & (own % 128 == 0) & ~np.isnan(comparable)
+    facts["own"] = own = found["own"]
+    facts["speaks"] = facts["new_minute"].to_numpy() & (own % 128 == 0) & ~np.isnan(comparable)
+    if memory is not None and old:
+        facts |= {name: np.append(memory[name], facts[name][old:]) for name in ("own", "speaks")}
+    facts["asks"] = ~np.isnan(comparable) & (np.arange(len(own)) >= old)
     asked = pd.DataFrame(facts, copy=False)
-    asked = pd.DataFrame(facts | dict(neighbours(asked)) | dict(humidity_here(asked)), copy=False)
-    qc = np.asarray(own + _answer(asked, qc=qc_sql(asks_others=True))["qc"], dtype="int32")
-    return asked[[*EVIDENCE]].assign(qc=qc)
+
+    def doubtful(near: pd.DataFrame) -> np.ndarray:
+        "Which readings need the wider cell."
+        heard = pd.DataFrame(facts | dict(near.add_prefix("near_")), copy=False)
+        return np.ma.filled(_answer(heard, doubt=in_doubt_sql())["doubt"], False)
+
+    asked = pd.DataFrame(facts | dict(neighbours(asked, doubtful)) | dict(humidity_here(asked)), copy=False)
+    return asked.assign(qc=np.asarray(asked["own"] + _answer(asked, qc=qc_sql(asks_others=True))["qc"], dtype="int32"))
 
 # %% ../nbs/05_quality.ipynb #56162ebd
 def judge(
@@ -629,7 +682,42 @@ def examine(
 ) -> pd.DataFrame:  # As from `judge`, with the columns `EVIDENCE` as well
     "Judge measurements, and tell what the verdicts rest on."
     readings = _with_partners(measured)
-    return readings.join(_examine(readings))
+    return readings.join(_examine(readings)[[*EVIDENCE, "qc"]])
+
+# %% ../nbs/05_quality.ipynb #6627d3f8
+def _last(
+    group: np.ndarray,  # Number of each row's group
+    count: int,
+) -> np.ndarray:  # Whether a row is among the last `count` of its group
+    "Mark the end of each group."
+    backwards = group[::-1]
+    order = np.argsort(backwards, kind="stable")
+    kept = np.zeros(len(group), bool)
+    kept[order] = _count_from(_changed(backwards[order])) <= count
+    return kept[::-1]
+
+
+def _remember(
+    seen: pd.DataFrame,  # As `_examine` gives it
+) -> pd.DataFrame:  # The rows on which verdicts to come can depend, in the order of arrival
+    "Keep what the judge has to know of the past."
+    kept = _last(_numbers_of(seen["sensor_id"], seen["value_type"]), RECENT - 1)
+    for area in _areas(seen):
+        kept |= _last(area, WINDOW - 1)
+    humid = np.flatnonzero((seen["value_type"] == "humidity") & (seen["own"] % 128 == 0))
+    kept[humid[_last(_numbers_of(seen["location_id"].iloc[humid]), 1)]] = True
+    return seen.loc[kept, [*_KNOWN, *_COUNTED, "own", "speaks"]].reset_index(drop=True)
+
+
+def judge_piece(
+    measured: pd.DataFrame,  # As for `judge`, what comes next in the order of arrival
+    memory: pd.DataFrame | None = None,  # What the piece before left; None for the first
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # As from `judge`, and the memory for the next piece
+    "Judge a piece of a longer table as if it were judged as a whole."
+    readings = _with_partners(measured)
+    seen = _examine(readings, memory)
+    qc = seen["qc"].to_numpy()[len(seen) - len(readings) :]
+    return readings.drop(columns=[*PARTNERS]).assign(qc=qc), _remember(seen)
 
 # %% ../nbs/05_quality.ipynb #d7e78d06
 _BATCH = 20_000  # records

@@ -176,9 +176,11 @@ def fresh_part(
     if not any(fresh):
         return None
     values = record.get("sensordatavalues")
-    if all(fresh) or not isinstance(values, list):
+    if not isinstance(values, list) or not values:
         return record
-    return {**record, "sensordatavalues": [value for value, new in zip(values, fresh, strict=True) if new]}
+    new = [value for value, is_new in zip(values, fresh, strict=True) if is_new]
+    # Flink passes over what is no object in a list of objects; as one it can be buried
+    return {**record, "sensordatavalues": [v if isinstance(v, dict) else {"value": v} for v in new]}
 
 # %% ../nbs/07_scraper.ipynb #367a3ca4
 def send_answer(

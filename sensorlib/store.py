@@ -13,9 +13,10 @@ from typing import Protocol
 
 import pandas as pd
 
+from .completeness import SensorHour
 from .core import Reading, SettingError
 from .influx import InfluxStore, influx_address, influx_token
-from .rows import Refusal
+from .rows import DIGITS, Refusal
 from .sqlite import SqliteStore
 
 # %% ../nbs/09_store.ipynb #20f1886f
@@ -35,8 +36,43 @@ class Store(Protocol):
     def series(self, sensor_id: int, kind: str, since: datetime, until: datetime) -> pd.DataFrame:
         "Readings of one sensor in [since, until): ts, value_type, value, qc, sorted by value_type and ts."
 
+    def readings(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
+        "Readings of all sensors in [since, until), of those whose id ends in one of these digits: RAW_COLUMNS."
+
+    def oldest(self) -> datetime | None:
+        "Time of the oldest reading; None without any."
+
     def counts(self) -> dict[str, int]:
         "Stored readings per kind; a kind without any is left out."
+
+    def write_averages(
+        self,
+        averages: pd.DataFrame,
+        kind: str,
+        window_s: int,
+        since: datetime,
+        until: datetime,
+        endings: str = DIGITS,
+    ) -> None:
+        "Replace the averages (AVERAGE_COLUMNS) of a kind in [since, until), of sensors whose id ends in one of these."
+
+    def averages(self, kind: str, window_s: int, since: datetime, until: datetime) -> pd.DataFrame:
+        "Averages of all sensors in [since, until): AVERAGE_COLUMNS."
+
+    def newest_average(self, window_s: int) -> datetime | None:
+        "Start of the newest window; None without any."
+
+    def forgotten(self) -> datetime:
+        "Moment before which no readings are kept; 1970 where none were forgotten."
+
+    def forget(self, before: datetime) -> None:
+        "Delete the readings before a moment; later ones of that time are refused."
+
+    def write_completeness(self, hours: Sequence[SensorHour]) -> None:
+        "Store rows of the account of completeness; a row that comes again replaces itself."
+
+    def completeness(self, since: datetime, until: datetime) -> pd.DataFrame:
+        "Rows of the hours in [since, until): HOUR_COLUMNS."
 
     def close(self) -> None:
         "Let go of the file or the connection."

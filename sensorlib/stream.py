@@ -52,13 +52,18 @@ def sql_files() -> list[Path]:  # In the order in which they run
     return found
 
 # %% ../nbs/08_stream.ipynb #55990a35
+def _java(pattern: str) -> str:
+    "Write a pattern so that Java too matches nothing but the whole text."
+    return pattern.removesuffix("$") + r"\z"
+
+
 def judgement() -> dict[str, str]:  # Blank -> SQL
     "Render what the tables in Python say about parsing, sorting and judging."
     return {
-        "identifier": IDENTIFIER,
-        "number": NUMBER,
-        "time": TIME,
-        "time_as_written": TIME_AS_WRITTEN,
+        "identifier": _java(IDENTIFIER),
+        "number": _java(NUMBER),
+        "time": _java(TIME),
+        "time_as_written": _java(TIME_AS_WRITTEN),
         "name_length": str(NAME_LENGTH),
         "kind": kind_sql(),
         "below": partner_sql("below"),

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,15 @@ from sensorlib.core import MissingPart
 from sensorlib.local import Part, start_part, start_redis
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+INPUTS: Counter[str] = Counter()  # How many generated inputs went through what
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    "Tell how much was generated."
+    for what, count in INPUTS.items():
+        terminalreporter.write_line(f"{count:>9,} generated: {what}")
+    if INPUTS:
+        terminalreporter.write_line(f"{INPUTS.total():>9,} inputs together")
 
 
 @pytest.fixture(scope="session")

@@ -46,14 +46,20 @@ class Influx:
         answer.raise_for_status()
 
     @contextmanager
-    def bucket(self, keep_s: int = 0) -> Iterator[str]:
-        "Store URL of a new bucket, which keeps readings for so long (0: for ever)."
+    def made(self, name: str, keep_s: int = 0) -> Iterator[None]:
+        "Have a bucket for a while."
         org_id = self.ask("GET", f"/api/v2/orgs?org={self.org}")["orgs"][0]["id"]
         rules = [{"type": "expire", "everySeconds": keep_s}] if keep_s else []
-        name = f"test-{secrets.token_hex(6)}"
         made = self.ask("POST", "/api/v2/buckets", orgID=org_id, name=name, retentionRules=rules)
-        yield f"{self.address.replace('http', 'influxdb')}?org={self.org}&bucket={name}"
+        yield
         self.ask("DELETE", f"/api/v2/buckets/{made['id']}")
+
+    @contextmanager
+    def bucket(self, keep_s: int = 0) -> Iterator[str]:
+        "Store URL of a new bucket, which keeps readings for so long (0: for ever)."
+        name = f"test-{secrets.token_hex(6)}"
+        with self.made(name, keep_s):
+            yield f"{self.address.replace('http', 'influxdb')}?org={self.org}&bucket={name}"
 
 
 def built_influxd() -> str | None:

@@ -34,6 +34,8 @@ MANGLERS: dict[str, tuple[str, Mangler]] = {
     "list of records": ("not_json", lambda r, rng: b"[" + _json(r) + b"]"),
     "two records": ("not_json", lambda r, rng: _json(r) + _json(r)),
     "stray brace": ("not_json", lambda r, rng: _json(r) + b"}"),
+    "end of a list of it": ("not_json", lambda r, rng: _json(r) + b"}]"),
+    "end of a list, and more": ("not_json", lambda r, rng: _json(r) + b', "a": 1}], "b": 2}'),
     "trailing comma": ("not_json", lambda r, rng: _json(r) + b","),
     "invalid UTF-8": ("not_json", lambda r, rng: _json(r).replace(b'"sensor"', b'"sen\xffsor"')),
     "invalid UTF-8 after it": ("not_json", lambda r, rng: _json(r) + b"\xc3\x28"),

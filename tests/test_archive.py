@@ -12,7 +12,7 @@ import zstandard
 
 from sensorlib.archive import open_files, read_csv, read_file
 from sensorlib.core import DEAD_REASONS, MissingPart, SensorlibError, SettingError
-from sensorlib.feed import measurements
+from sensorlib.feed import Scrap, measurements
 
 HEAD = "sensor_id;sensor_type;location;lat;lon;timestamp;P1;durP1;ratioP1;P2;durP2;ratioP2"
 ROW = "81;SDS011;7;47.37;8.54;2024-03-05T06:00:00;14.20;;;9.80;;"
@@ -105,6 +105,39 @@ def test_a_packed_file_that_is_cut_is_named(tmp_path: Path, name: str) -> None:
         list(open_files(tmp_path / name))
 
 
+TWO = tar({"one.csv": PLAIN, "two.csv": PLAIN})
+SECOND = TWO.index(b"two.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("days.tar", TWO[:SECOND]),
+        ("days.tar", TWO[: SECOND + 300]),
+        ("days.tar", TWO.replace(b"two.csv", b"two,csv")),
+        ("days.tar.zst", zstandard.compress(TWO[:SECOND])),
+        ("days.tgz", tar({"one.csv": PLAIN}, "w:gz")[:3]),
+        ("day.csv.gz", b""),
+        ("day.csv.zst", b""),
+        ("days.zip", zipped({"day.csv": PLAIN})[1:]),
+        ("days.zip", zipped({"day.csv": PLAIN}).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")),
+    ],
+    ids=["ends after a file", "ends in a head", "ruined head", "packed, ends after a file", "three bytes", "empty gz",
+         "empty zst", "without its first byte", "with a password"],
+)  # fmt: skip
+def test_a_packed_file_that_is_not_whole_is_named(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(SensorlibError, match=f"cannot unpack .*{name}"):
+        list(open_files(tmp_path / name))
+
+
+def test_two_files_of_a_zip_may_have_one_name(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "days.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("day.csv", b"1")
+        archive.writestr("day.csv", b"2")
+    assert list(open_files(tmp_path / "days.zip")) == [("day.csv", b"1"), ("day.csv", b"2")]
+
+
 @pytest.mark.parametrize("name", [name for name in PACKED if name != "day.csv"])
 def test_a_file_that_is_not_packed_as_its_name_says_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(PLAIN)
@@ -139,6 +172,19 @@ def test_a_quoted_cell_may_hold_the_separator() -> None:
     assert read_csv(data).records[0]["sensor"]["sensor_type"] == {"name": "SDS;011"}
     assert values(data) == [("P1", "14.20"), ("P2", "9,80")]
     assert list(measurements(read_csv(data).records)["reason"]) == [None, "value"]
+
+
+def test_a_byte_that_is_no_utf8_costs_no_more_than_its_cell() -> None:
+    data = day(ROW.replace("SDS011", "S@DS011").replace("9.80", "9.8@"), "@").replace(b"@", b"\xe9")
+    found = read_csv(data)
+    assert [value["value"] for value in found.records[0]["sensordatavalues"]] == ["14.20", "9.8\ufffd"]
+    assert found.records[0]["sensor"]["sensor_type"]["name"] == "S\ufffdDS011"
+    assert found.scraps == [Scrap("cells", b"\xe9")]
+
+
+def test_a_head_that_is_glued_together_makes_dead_rows() -> None:
+    rows = measurements(read_file("day.csv", day(head=HEAD.replace("sensor_id", " sensor_id"))).records)
+    assert set(rows["reason"]) == {"sensor_id"}
 
 
 def test_sealevel_pressure_and_indoor_have_the_names_of_the_feed() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ import pytest
 import zstandard
 
 from sensorlib import __version__, cli
+from sensorlib.completeness import SensorHour
 from sensorlib.core import READING_COLUMNS, VALUE_TYPES
 from sensorlib.feed import read_answer
 from sensorlib.quality import FLAGS
 from sensorlib.simulate import FAULTS
+from sensorlib.store import open_store
 
 if TYPE_CHECKING:
     from conftest import Web
@@ -25,12 +28,16 @@ KEYS = {"records", "readings", "good", "flagged", "dead", "other", "by_flag", "b
 OPTIONS = {
     "demo": "--source --minutes --sensors --no-browser --dir --json",
     "health": "SENSOR_ID --source --page --store --json",
+    "backfill": "--history --store --engine --parallelism --from --to --json",
+    "completeness": "SENSOR_ID --hours --store --json",
     "check": "PATH --out --dead --truth --json",
     "simulate": "--sensors --hours --seed --start --faults --events --out --truth --json",
     "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --listen --log-format --json",
     "stream": "--batch --out --status --brokers --checkpoints --parallelism --listen --log-format",
     "collect": "--status --brokers --store --writers --listen --log-format --json",
     "setup": "--store --tokens --keep-days --json",
+    "export": "SENSOR_ID --out --kind --from --to --window --good --store --json",
+    "rollup": "--store --keep-days --since --json",
     "doctor": "--feed-url --json",
 }
 
@@ -134,6 +141,7 @@ def test_bad_usage_exits_2_and_says_so(capsys: pytest.CaptureFixture[str], words
         ("simulate --out {tmp}/x.ndjson --sensors 0", r"sensors is 0"),
         ("simulate --out {tmp}/x.ndjson --hours 1 --start yesterday", r"--start is 'yesterday'"),
         ("simulate --out {tmp}/none/x.ndjson --sensors 4 --hours 1", r"none/x.ndjson"),
+        ("completeness --store sqlite:///{tmp}/none.db", r"no such store: .*none.db"),
         ("scrape --poll-s often", r"SENSORLIB_POLL_S is 'often'"),
         ("stream --batch {tmp}/none", r"no such file or folder: .*none"),
         ("collect --store nowhere", r"nowhere|no scheme"),
@@ -273,6 +281,34 @@ def test_simulate_takes_parts_of_an_hour(capsys: pytest.CaptureFixture[str], tmp
     start = pd.Timestamp("2024-02-29", tz="UTC")
     assert start <= times.min() < times.max() < start + pd.Timedelta(hours=hours)
     assert times.max() > start + pd.Timedelta(hours=hours) - pd.Timedelta(minutes=5)
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> str:
+    "URL of a store with the completeness of two sensors in the last hours."
+    url, hour = f"sqlite:///{tmp_path}/readings.db", datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    rows = [(1, 0, 24, 24, 0, 0), (2, 0, 25, 20, 4, 1), (2, 1, 25, 0, 25, 0), (2, 90, 25, 0, 0, 25)]
+    store = open_store(url)
+    store.write_completeness(
+        [
+            SensorHour(hour - timedelta(days=9), hour - timedelta(hours=ago), s, 148.0, *counts)
+            for s, ago, *counts in rows
+        ]
+    )
+    store.close()
+    return url
+
+
+def test_completeness_tells_whose_the_gaps_are(capsys: pytest.CaptureFixture[str], counted: str) -> None:
+    told = answer(capsys, "completeness", "--store", counted)
+    worst = {"sensor_id": 2, "expected": 50, "received": 20, "missed_feed": 29, "missed_ours": 1, "share": 0.4}
+    assert told.pop("since") < told.pop("until")
+    assert told == {"sensors": 2, "expected": 74, "received": 44, "missed_feed": 29, "missed_ours": 1, "share": 0.5946, "worst": [worst]}  # fmt: skip
+    assert answer(capsys, "completeness", "1", "--store", counted)["share"] == 1
+    assert answer(capsys, "completeness", "3", "--store", counted)["share"] is None
+    assert answer(capsys, "completeness", "--hours", "120", "--store", counted)["missed_ours"] == 26
+    code, out, _ = run(capsys, "completeness", "--store", counted)
+    assert code == 0 and "sensor  2: expected 50, received 20" in out
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(capsys: pytest.CaptureFixture[str], web: "Web") -> None:

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from sensorlib.collector import Progress, read_message, store_batch
-from sensorlib.core import DEAD_TOPIC, KINDS, BusError, Reading, StoreError
+from sensorlib.completeness import SensorHour
+from sensorlib.core import COMPLETENESS_TOPIC, DEAD_TOPIC, KINDS, BusError, Reading, StoreError
 from sensorlib.quality import FAULTS, FLAGS
 from sensorlib.sqlite import SqliteStore
 
@@ -203,3 +204,67 @@ def test_a_batch_of_nothing_and_a_batch_of_nothing_good(store: SqliteStore) -> N
     store_batch([], store, letters, progress)  # type: ignore[arg-type]
     store_batch([Envelope(b"x")] * 3, store, letters, progress)  # type: ignore[arg-type]
     assert (progress.received, progress.stored, progress.dead, len(letters.sent)) == (3, 0, 3, 3)
+
+
+HOUR = SensorHour(NOON.replace(minute=20), NOON, 81, 148.5, 24, 20, 3, 1)
+
+
+def hour_text(**changes: object) -> bytes:
+    return json.dumps({**json.loads(msgspec.json.encode(HOUR)), **changes}).encode()
+
+
+def hours_in(store: SqliteStore) -> list[SensorHour]:
+    return [SensorHour(**row) for row in store.completeness(NOON, NOON.replace(hour=23)).to_dict("records")]
+
+
+def test_rows_of_completeness_are_stored_and_are_no_readings(store: SqliteStore) -> None:
+    progress, letters = Progress(), Letters()
+    for _ in range(2):
+        store_batch(
+            [told(), Envelope(hour_text(), COMPLETENESS_TOPIC), told(value_type="P2")], store, letters, progress
+        )  # type: ignore[arg-type]
+    assert hours_in(store) == [HOUR]
+    assert (progress.received, progress.stored, progress.dead, letters.sent) == (4, 4, 0, [])
+    assert store.counts() == {"particulates": 2}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        b"[]",
+        hour_text(received=21),
+        hour_text(missed_ours=-1, received=22),
+        hour_text(hour="2024-03-05T12:00:01Z"),
+        hour_text(hour="2024-03-05T12:00:00"),
+        hour_text(run="1970-01-01T00:00:00Z"),
+        hour_text(sensor_id=2**63),
+        hour_text(sensor_id=0),
+        hour_text(cadence_s=0),
+        hour_text(cadence_s=float("inf")),
+        hour_text(expected=2**40, received=2**40 - 4),
+        b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    ],
+)
+def test_what_is_no_row_of_completeness_is_buried(store: SqliteStore, bad: bytes | None) -> None:
+    progress, letters = Progress(), Letters()
+    batch = [Envelope(bad, COMPLETENESS_TOPIC), Envelope(hour_text(), COMPLETENESS_TOPIC), told()]
+    store_batch(batch, store, letters, progress)  # type: ignore[arg-type]
+    ((_, _, letter),) = letters.sent
+    found = json.loads(letter)
+    assert (found["reason"], found["source_topic"], found["source_offset"]) == ("completeness", COMPLETENESS_TOPIC, 42)
+    assert base64.b64decode(found["original"]) == (bad or b"")
+    assert (hours_in(store), progress.received, progress.dead) == ([HOUR], 1, 0)
+
+
+def test_a_row_of_completeness_that_the_store_will_never_keep_is_buried(store: SqliteStore) -> None:
+    store._db.execute(
+        "CREATE TRIGGER never BEFORE INSERT ON completeness WHEN NEW.sensor_id = 5 BEGIN SELECT RAISE(ABORT, 'never'); END"
+    )
+    letters = Letters()
+    rows = [Envelope(hour_text(sensor_id=n), COMPLETENESS_TOPIC) for n in (4, 5, 6)]
+    store_batch(rows, store, letters, Progress())  # type: ignore[arg-type]
+    assert [(json.loads(x)["reason"], json.loads(x)["says"]) for _, _, x in letters.sent] == [
+        ("refused", "never; expected a finite value")
+    ]
+    assert [row.sensor_id for row in hours_in(store)] == [4, 6]

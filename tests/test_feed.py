@@ -4,8 +4,11 @@ import copy
 import gzip
 import json
 import random
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +188,12 @@ def test_a_broken_line_costs_only_itself() -> None:
     assert [scrap.original for scrap in found.scraps] == [lines[3], lines[7], lines[11]]
 
 
+@pytest.mark.parametrize("cut", [20, 130, 360])
+def test_a_cut_line_before_the_last_one_costs_only_itself(cut: int) -> None:
+    stump, last = json.dumps(record(1)).encode()[:cut], json.dumps(record(2)).encode()
+    assert read_answer(stump + b"\n" + last) == Answer([record(2)], [Scrap("not_json", stump.rstrip())])
+
+
 @pytest.mark.parametrize(
     ("good", "bad"),
     [
@@ -206,6 +215,14 @@ def test_a_broken_record_costs_only_itself(separator: bytes, good: bytes, bad: b
     found = read_answer(b"[" + separator.join(pieces) + b"]")
     assert [r["id"] for r in found.records] == [1, 2, 3, 5, 6, 7]
     assert [(scrap.reason, scrap.original) for scrap in found.scraps] == [("not_json", pieces[3])]
+
+
+@pytest.mark.parametrize("levels", [50, 500, *range(930, 1000, 3)])
+def test_what_nests_too_deep_to_be_handled_is_a_scrap(levels: int) -> None:
+    deep = json.dumps(record(id="@", sensor={"id": "@"})).replace('"@"', "[" * levels + "]" * levels).encode()
+    found = read_answer(b"[" + deep + b"]")
+    assert len(measurements(found.records)) == 2 * len(found.records)
+    assert found.records or deep in found.scraps[0].original
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
@@ -354,15 +371,16 @@ def test_what_the_table_of_kinds_does_not_know_may_say_anything() -> None:
     assert list(table["kind"]) == [None, None, "particulates"]
 
 
-def texts(size: int, **columns: list[str | None]) -> pd.DataFrame:
-    "A table of texts: the columns given, and what a good record says for the rest."
+def texts(size: int, **columns: list[str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    "Texts of records and of their values: the columns given, and what a good record says for the rest."
     good = {
         "record_id": "1", "sensor_id": "81", "sensor_type": "SDS011", "location_id": "7", "lat": "47.37", "lon": "8.54", "altitude": "408",
         "indoor": "0", "country": "CH", "place": None, "cell": None, "ts": "2024-03-05 06:00:00", "fetched_at": None, "value_type": "P1",
         "text": "14.2",
     }  # fmt: skip
     filled = {name: columns.get(name, [text] * size) for name, text in good.items()}
-    return pd.DataFrame({"record": range(size), **filled, "values": 1})
+    values = {name: filled.pop(name) for name in ("value_type", "text")}
+    return filled, {"record": np.arange(size), **values, "is_value": [True] * size}
 
 
 def or_none(column: pd.Series) -> list[object]:
@@ -371,31 +389,31 @@ def or_none(column: pd.Series) -> list[object]:
 
 @pytest.mark.parametrize("column", ["text", "lat", "lon", "altitude"])
 def test_a_column_reads_numbers_as_one_number_is_read(column: str) -> None:
-    parsed = parse_texts(texts(len(NUMBERS) + 1, **{column: [*NUMBERS, None]}))
+    parsed = parse_texts(*texts(len(NUMBERS) + 1, **{column: [*NUMBERS, None]}))
     assert or_none(parsed["value" if column == "text" else column]) == [*map(parse_number, NUMBERS), None]
 
 
 @pytest.mark.parametrize("column", ["record_id", "sensor_id", "location_id"])
 def test_a_column_reads_ids_as_one_id_is_read(column: str) -> None:
-    parsed = parse_texts(texts(len(IDS) + 1, **{column: [*IDS, None]}))
+    parsed = parse_texts(*texts(len(IDS) + 1, **{column: [*IDS, None]}))
     assert or_none(parsed[column]) == [*map(parse_id, IDS), None]
 
 
 def test_a_column_reads_times_as_one_time_is_read() -> None:
-    parsed = parse_texts(texts(len(TIMES) + 1, ts=[*TIMES, None]))
+    parsed = parse_texts(*texts(len(TIMES) + 1, ts=[*TIMES, None]))
     assert or_none(parsed["ts"].astype(object)) == [*map(parse_time, TIMES), None]
 
 
 def test_the_reason_is_what_could_not_be_read() -> None:
     for column, table, reason in (("text", NUMBERS, "value"), ("sensor_id", IDS, "sensor_id"), ("ts", TIMES, "time")):
-        parsed = parse_texts(texts(len(table), **{column: [*table]}))
+        parsed = parse_texts(*texts(len(table), **{column: [*table]}))
         assert list(parsed["reason"]) == [reason if good is None else None for good in table.values()]
 
 
 def test_columns_read_many_numbers_exactly() -> None:
     rng = random.Random(5)
     many = [f"{rng.uniform(-1, 1) * 10 ** rng.randint(-5, 5):.{rng.randint(0, 17)}f}" for _ in range(20_000)]
-    assert parse_texts(texts(len(many), text=many))["value"].tolist() == [parse_number(text) for text in many]
+    assert parse_texts(*texts(len(many), text=many))["value"].tolist() == [parse_number(text) for text in many]
 
 
 @pytest.mark.parametrize("value", [0, -0.0, 5, 1e22, 1e-7, 0.1, 10**17 + 1, True, None, [], {}, "5", "x", 10**30])
@@ -408,6 +426,11 @@ def test_the_ids_of_a_record_may_be_numbers_or_texts() -> None:
     for number in (81, "81"):
         table = measurements([record(sensor={"id": number}, location={"id": number}, id=number)])
         assert {*table["sensor_id"], *table["location_id"], *table["record_id"]} == {81}
+
+
+def test_what_stands_in_place_of_a_text_is_written_as_the_stream_writes_it() -> None:
+    table = measurements([record(place=["東", {"a": True}])])
+    assert set(table["place"]) == {'["東",{"a":true}]'}
 
 
 @pytest.mark.parametrize(
@@ -503,6 +526,31 @@ def test_a_server_that_sleeps_is_not_waited_for(web: "Web") -> None:
     assert time.monotonic() - began < 5
     web.replies[:] = []
     assert ask(web.reply(b"[1]")).fetch() == b"[1]"
+
+
+def test_a_server_that_drips_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with suppress(OSError):
+                client = server.accept()[0]
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(FeedError, match=r"not complete after 0\.5 s"):
+            Feed(f"http://127.0.0.1:{server.getsockname()[1]}/", attempts=1, timeout_s=5.0, limit_s=0.5).fetch()
+        assert time.monotonic() - began < 4
+
+
+def test_a_feed_that_fails_is_asked_no_longer_than_the_limit(web: "Web") -> None:
+    began = time.monotonic()
+    with pytest.raises(FeedError):
+        Feed(web.reply(status=503).url, attempts=1000, pause_s=0.05, limit_s=0.5).fetch()
+    assert time.monotonic() - began < 4
 
 
 def test_a_packed_answer_is_unpacked(web: "Web") -> None:

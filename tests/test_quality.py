@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from sensorlib.archive import open_files, read_file
-from sensorlib.core import MissingPart, NAME_LENGTH, READING_COLUMNS, SettingError, VALUE_TYPES
-from sensorlib.feed import measurements, read_answer
+from sensorlib.core import MissingPart, NAME_LENGTH, READING_COLUMNS, SettingError, VALUE_TYPES, format_time
+from sensorlib.feed import in_order, measurements, read_answer
 from sensorlib.quality import (
     CHECKS,
     CODES,
@@ -28,6 +28,7 @@ from sensorlib.quality import (
     flag_names,
     is_good,
     judge,
+    judge_piece,
     neighbours,
     read_frame,
     score,
@@ -35,6 +36,7 @@ from sensorlib.quality import (
     write_frame,
 )
 from sensorlib.places import cell, enrich
+from sensorlib.simulate import ARRIVALS, EPISODES
 from sensorlib.simulate import FAULTS as INJECTED
 from sensorlib.simulate import inject, make_city, records
 
@@ -714,6 +716,78 @@ def test_neighbours_are_heard_as_the_rule_says() -> None:
     asked = asked.assign(
         value_type="P1", altitude=1.0, comparable=random.normal(size=size).round(1), speaks=random.random(size) < 0.6
     )
-    found = neighbours(asked)[["others", "lowest", "low", "middle", "high", "highest"]]
+    everything = np.ones(size, bool)
+    found = neighbours(asked.assign(asks=True), lambda near: everything)[
+        ["others", "lowest", "low", "middle", "high", "highest"]
+    ]
     assert found["others"].between(0, 30).all() and found["others"].nunique() > 10
     assert [tuple(row) for row in found.itertuples(index=False)] == told_one_by_one(asked)
+
+
+def spoilt_hours(hours: float, seed: int) -> pd.DataFrame:
+    "Measurements of a small city with every fault, in the order of arrival."
+    made = records(make_city(24, seed=seed), START, START + timedelta(hours=hours))
+    spoilt = inject(made, [*INJECTED, *EPISODES, *ARRIVALS], seed=seed, share=0.3)[0]
+    return read(spoilt)
+
+
+def in_pieces(measured: pd.DataFrame, ends: Iterable[int]) -> np.ndarray:
+    "Verdicts of pieces that end at these records."
+    memory, found, since = None, [np.array([], int)], -1
+    for end in [*ends, measured["record"].max()]:
+        piece, memory = judge_piece(measured[measured["record"].between(since + 1, end)], memory)
+        found.append(piece["qc"].to_numpy())
+        since = end
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_pieces_of_any_size_are_judged_like_the_whole(seed: int) -> None:
+    measured = spoilt_hours(6, seed)
+    last, chance = int(measured["record"].max()), random.Random(seed)
+    whole = judge(measured)["qc"].to_numpy()
+    assert {name for qc in np.unique(whole) for name in flag_names(qc)} >= {
+        "stuck",
+        "spike",
+        "neighbours",
+        "short",
+        "humid",
+    }
+    for count in (1, 5, 20):
+        ends = sorted(chance.sample(range(last), count))
+        np.testing.assert_array_equal(in_pieces(measured, ends), whole)
+
+
+def test_pieces_of_one_record_are_judged_like_the_whole() -> None:
+    measured = spoilt_hours(0.15, 14)
+    whole = judge(measured)["qc"].to_numpy()
+    np.testing.assert_array_equal(in_pieces(measured, range(measured["record"].max())), whole)
+
+
+def test_a_piece_after_a_gap_and_a_long_hold_is_judged_like_the_whole() -> None:
+    at = [*range(0, 40 * 600, 600), *range(3 * 86_400, 3 * 86_400 + 200 * 150, 150)]
+    made = [report({"temperature": "20.0", "humidity": "99.9"}, "DHT22") for _ in at]
+    for second, record in zip(at, made, strict=True):
+        record["timestamp"] = format_time(START + timedelta(seconds=second))[:19]
+    measured = read(made)
+    whole = judge(measured)["qc"].to_numpy()
+    assert (whole & FLAGS["stuck"] > 0).any()
+    for step in (7, 30, 45, 100):
+        np.testing.assert_array_equal(in_pieces(measured, range(step, len(at) - 1, step)), whole)
+
+
+def test_what_is_remembered_does_not_grow_with_time() -> None:
+    measured = read(records(make_city(24, seed=15), START, START + timedelta(hours=12)))
+    _, memory = judge_piece(measured[measured["ts"] < START + timedelta(hours=6)])
+    _, later = judge_piece(measured[measured["ts"] >= START + timedelta(hours=6)], memory)
+    assert 0 < len(later) <= 1.05 * len(memory)
+
+
+def test_a_month_of_aberdeen_in_pieces_is_judged_like_the_whole(shared_data: Path) -> None:
+    archive = shared_data / "archive" / "aberdeen_2017-08_2019-04_archive_csv.tar.zst"
+    files = sorted((name, data) for name, data in open_files(archive) if Path(name).name.startswith("2018-11"))
+    made = in_order(record for name, data in files for record in read_file(name, data).records)
+    measured = measurements(enrich(record, "2019-01-01T00:00:00Z") for record in made)
+    last, chance = int(measured["record"].max()), random.Random(11)
+    whole = judge(measured)["qc"].to_numpy()
+    np.testing.assert_array_equal(in_pieces(measured, sorted(chance.sample(range(last), 12))), whole)

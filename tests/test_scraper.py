@@ -211,6 +211,12 @@ def test_a_part_of_a_record() -> None:
     assert fresh_part({"id": 1}, [True]) == {"id": 1}
 
 
+def test_what_is_no_object_in_a_list_of_values_is_sent_as_one() -> None:
+    p1 = {"value_type": "P1", "value": "1"}
+    sent = fresh_part({"sensordatavalues": [None, p1, 5, p1]}, [True, True, True, False])
+    assert sent == {"sensordatavalues": [{"value": None}, p1, {"value": 5}]}
+
+
 def test_a_local_memory_forgets_the_oldest() -> None:
     memory = LocalMemory(size=100)
     for start in range(0, 1000, 10):

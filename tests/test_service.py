@@ -12,13 +12,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from sensorlib.core import RAW_TOPIC, MissingPart, SettingError, read_status
+from sensorlib.core import COMPLETENESS_TOPIC, RAW_TOPIC, MissingPart, SettingError, read_status
 from sensorlib.local import Part, start_broker, start_part, topic_sizes, wait_for_topics
 from sensorlib.service import Health, formatter, redact, serving
 
@@ -296,16 +297,19 @@ def test_a_real_scraper_tells_the_truth_and_ends_in_order(broker: str, redis_url
     assert end == read_status(tmp_path / "scrape.json")
     assert end["values"] == end["repeated"] + end["sent"] > 0
     assert told[("sensorlib_scraper_values_total", "new")] <= end["sent"]
-    assert sent_values(broker) == end["sent"]
+    raw, rows = messages_on(broker, RAW_TOPIC), messages_on(broker, COMPLETENESS_TOPIC)
+    assert sum(len(record["sensordatavalues"]) for record in raw) == end["sent"]
+    assert sum(row["received"] for row in rows) == len({(r["sensor"]["id"], r["timestamp"]) for r in raw})
+    assert {row["sensor_id"] for row in rows} == {record["sensor"]["id"] for record in raw}
     assert all(json.loads(line)["service"] == "scrape" for line in lines[:-1])
 
 
-def sent_values(brokers: str) -> int:
-    "Values in all raw messages, which are on one partition."
-    wanted = topic_sizes(brokers)[RAW_TOPIC]
+def messages_on(brokers: str, topic: str) -> list[dict[str, Any]]:
+    "All messages of a topic, which has one partition."
+    wanted = topic_sizes(brokers)[topic]
     reader = Consumer({"bootstrap.servers": brokers, "group.id": "test", "enable.auto.commit": False})
-    reader.assign([TopicPartition(RAW_TOPIC, 0, 0)])
+    reader.assign([TopicPartition(topic, 0, 0)])
     messages = reader.consume(wanted, timeout=30)
     reader.close()
     assert len(messages) == wanted
-    return sum(len(json.loads(m.value())["sensordatavalues"]) for m in messages)
+    return [json.loads(m.value()) for m in messages]

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import msgspec
 import pandas as pd
 import pytest
+from sensorlib.completeness import SensorHour
 from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
 from sensorlib.influx import influx_token, line_protocol
-from sensorlib.rows import Unstorable, label
-from sensorlib.sqlite import SqliteStore
+from sensorlib.rows import HOUR_COLUMNS, Unstorable, label, write_in_halves
+from sensorlib.sqlite import _FIRST, SqliteStore
 from sensorlib.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -297,6 +299,56 @@ def test_sqlite_forgets_sites_of_a_batch_that_failed(file: Path) -> None:
     assert sqlite3.connect(file).execute("SELECT count(*) FROM sites").fetchone() == (2,)
 
 
+HOUR = SensorHour(NOON, NOON, 81, 148.25, 24, 20, 3, 1)
+
+
+def read_hours(store: Store, since: float = -600, until: float = 600) -> list[SensorHour]:
+    frame = store.completeness(NOON + timedelta(minutes=since), NOON + timedelta(minutes=until)).astype(object)
+    assert tuple(frame) == HOUR_COLUMNS
+    return [SensorHour(**row) for row in frame.where(frame.notna(), None).to_dict("records")]
+
+
+def test_rows_of_completeness_come_back_as_they_were(store: Store) -> None:
+    later = msgspec.structs.replace(HOUR, hour=NOON + timedelta(hours=1), sensor_id=5, cadence_s=None)
+    restarted = msgspec.structs.replace(HOUR, run=NOON + timedelta(seconds=1), expected=2, received=2)
+    assert read_hours(store) == []
+    store.write_completeness([later, restarted, HOUR])
+    assert read_hours(store) == [HOUR, restarted, later]
+    assert [r.sensor_id for r in read_hours(store, since=0, until=60)] == [81, 81]
+    assert read_hours(store, since=0, until=0) == read_hours(store, since=1, until=60) == []
+    assert read_hours(store, since=1, until=61) == [later]
+    assert store.counts() == {}
+
+
+def test_a_row_of_completeness_is_replaced(store: Store) -> None:
+    more = msgspec.structs.replace(HOUR, expected=25, received=21)
+    for row in (HOUR, more, more):
+        store.write_completeness([row])
+    assert read_hours(store) == [more]
+
+
+def test_readings_and_completeness_do_not_mix(store: Store) -> None:
+    store.write([SENSOR, at(1)])
+    store.write_completeness([HOUR])
+    assert (store.counts(), len(read_values(store)), read_hours(store)) == ({"particulates": 2}, 2, [HOUR])
+    assert read_latest(store) == kept(store, at(1))
+
+
+def test_sqlite_adds_to_a_file_of_the_first_version(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        for statement in (*_FIRST, "PRAGMA user_version = 1"):
+            db.execute(statement)
+        db.execute("INSERT INTO value_types VALUES (1, 'P1', 'particulates')")
+        db.execute("INSERT INTO sites (id, sensor_id) VALUES (1, 81)")
+        db.execute("INSERT INTO readings VALUES (81, 1, 1704110400, 14.2, 2, NULL, 1)")
+    db.close()
+    for _ in range(2):
+        store = SqliteStore(file)
+        store.write_completeness([HOUR])
+        assert (read_values(store), read_hours(store)) == ([(0, "P1", 14.2, 2)], [HOUR])
+        store.close()
+
+
 def test_sqlite_refuses_what_is_no_database(file: Path) -> None:
     file.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match=r"readings\.db.*expected a SQLite database"):
@@ -494,3 +546,17 @@ def test_an_unusable_token_is_not_shown(env: dict[str, str]) -> None:
     with pytest.raises(SettingError, match="expected") as caught:
         influx_token(env)
     assert "s3cret" not in str(caught.value)
+
+
+def test_influx_keeps_the_rows_of_completeness_that_are_not_too_old(
+    influx: "Influx", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    fresh = msgspec.structs.replace(HOUR, hour=this_hour)
+    with influx.bucket(keep_s=2 * 3600) as url:
+        store = open_store(url)
+        refusals = write_in_halves([HOUR, fresh], store.write_completeness)
+        assert [refusal.reading for refusal in refusals] == [HOUR]
+        assert store.completeness(this_hour, this_hour + timedelta(hours=1))["hour"].tolist() == [this_hour]
+        store.close()

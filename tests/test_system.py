@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,8 @@ import pandas as pd
 import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from conftest import INPUTS
+from fuzzing import ENRICHED, MESSAGES, as_object, drawn, raised_recursion_limit, same_text
 from mangle import mangled
 
 from sensorlib.archive import open_files, read_file
@@ -80,8 +83,6 @@ def send(system: LocalSystem, made: list[dict[str, Any]]) -> None:
 
 def wait_for(system: LocalSystem, done: Callable[[Books, Books], bool], before: Books) -> Books:
     "Wait until the books say so; a system that stands still for a minute has failed."
-    import time
-
     moved, books = time.monotonic(), keep_books(system)
     while not done(books, before):
         assert time.monotonic() < moved + 90, f"nothing more came: {books}"
@@ -298,6 +299,78 @@ def test_odd_lists_of_values_are_compared_alike(system: LocalSystem) -> None:
     told = ["record_id", "value_type", "value"]
     left, right = (frame.sort_values(told)["qc"].tolist() for frame in (stream, python))
     assert left == right and {qc & 127 for qc in left} == {0, 32}
+
+
+def produce(system: LocalSystem, messages: list[bytes]) -> list[int]:
+    "Put messages on sensor.raw, each at a time of its own [ms], which everything that is made of it keeps."
+    producer = Producer({"bootstrap.servers": system.settings.brokers, "linger.ms": 20})
+    first = int(time.time() * 1000) - 10**6
+    for number, message in enumerate(messages):
+        producer.produce(RAW_TOPIC, message, MANGLED, timestamp=first + number)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    return [first + number for number in range(len(messages))]
+
+
+def by_time(system: LocalSystem, since: dict[tuple[str, int], int], last: list[int]) -> dict[int, list[dict[str, Any]]]:
+    "What was made of each message, once something was made of the last ones."
+    deadline, found, complete = time.monotonic() + 300, dict[int, list[dict[str, Any]]](), False
+    while not complete:
+        assert time.monotonic() < deadline, "the last messages never came"
+        system.check()
+        complete = found.keys() >= {*last}  # then once more: the ends of the partitions were not taken all at once
+        time.sleep(2)
+        found = {}
+        for message in read_topics(system, (*KIND_TOPICS, OTHER_TOPIC, DEAD_TOPIC), since):
+            row = {"topic": message.topic(), **json.loads(message.value())}
+            found.setdefault(message.timestamp()[1], []).append(row)
+    return found
+
+
+PARSED = (
+    *("record_id", "sensor_id", "location_id", "lat", "lon", "altitude", "indoor"),
+    *("sensor_type", "country", "place", "cell", "ts", "kind", "value_type", "value", "text", "reason"),
+)
+
+
+def comparable(row: dict[str, Any]) -> tuple[Any, ...]:
+    "Every column of a row but its verdict, as it can be compared."
+    known = {name: None if pd.isna(value) else value for name, value in row.items()}
+    ts = known.get("ts")
+    known["ts"] = None if ts is None else pd.Timestamp(ts).timestamp()
+    known["text" if known.get("reason") is None and known.get("kind") else "value"] = None
+    return tuple(same_text(v) if isinstance(v, str) else v for v in map(known.get, PARSED))
+
+
+def test_generated_messages_are_parsed_as_python_parses_them(system: LocalSystem) -> None:
+    messages = [*drawn(MESSAGES, cut=2000, full=20_000), json.dumps(ENRICHED).encode(), b"the end"]
+    INPUTS["messages of any content, through Flink"] += len(messages)
+    since, before = ends_of(system), keep_books(system)
+    times = produce(system, messages)
+    found = by_time(system, since, times[-2:])
+    with raised_recursion_limit():
+        objects = [as_object(message) for message in messages]
+        rows = measurements(record for record in objects if record is not None).to_dict("records")
+    good = [number for number, record in enumerate(objects) if record is not None]
+    expected: dict[int, Counter[tuple[Any, ...]]] = {}
+    for row in rows:
+        expected.setdefault(good[row["record"]], Counter())[comparable(row)] += 1
+    for number, (message, moment) in enumerate(zip(messages, times, strict=True)):
+        made = found.get(moment, [])
+        if objects[number] is not None:
+            assert Counter(map(comparable, made)) == expected[number], f"{message!r} gave {made}"
+            continue
+        letters = [row for row in made if row.get("reason") == "not_json"]  # what else was found in it is kept too
+        assert [base64.b64decode(letter.get("original", "")) for letter in letters] == [message], (
+            f"{message!r} gave {made}"
+        )
+    assert all((row["topic"] == DEAD_TOPIC) == ("reason" in row) for made in found.values() for row in made)
+    assert len(good) > len(messages) // 2 and len(rows) > len(good)
+    wait_for(
+        system,
+        lambda now, then: now.received - then.received >= sum(now.kinds.values()) - sum(then.kinds.values()),
+        before,
+    )
 
 
 def test_a_killed_job_goes_on_from_its_checkpoint(system: LocalSystem) -> None:

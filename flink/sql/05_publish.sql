@@ -33,8 +33,8 @@ CREATE TABLE published (
 );
 
 -- Messages that are not exactly one JSON object, byte for byte. A message is one object when it is an object wherever
--- it stands: wrapped in a field of a list, nothing may follow it. What the JSON reader finds in the other ones is stored
--- all the same.
+-- it stands: wrapped in a field of a list, nothing may follow it. Two more lists keep the end of one, which a broken message
+-- may well have, from closing the wrapping. What the JSON reader finds in the other ones is stored all the same.
 CREATE VIEW texts AS
 SELECT
   payload,
@@ -47,7 +47,7 @@ SELECT *
 FROM texts
 WHERE (
   (text LIKE '{%' OR text IS JSON OBJECT)
-  AND CONCAT('[{"":', text, '}]') IS JSON ARRAY
+  AND CONCAT('[[[{"":', text, '}]]]') IS JSON ARRAY
   AND (text NOT LIKE '%�%' OR ENCODE(text, 'UTF-8') = payload)
 ) IS NOT TRUE;
 

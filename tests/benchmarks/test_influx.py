@@ -92,7 +92,9 @@ class Server:
 
     def points(self) -> int:
         "Points that were written since the server started."
-        found = re.search(r"^storage_writer_ok_points_sum (\S+)$", httpx.get(self.told.address + "/metrics").text, re.M)
+        found = re.search(
+            r"^storage_writer_ok_points_sum\{[^}]*\} (\S+)$", httpx.get(self.told.address + "/metrics").text, re.M
+        )
         return int(float(found[1])) if found else 0
 
     def cpu_s(self) -> float:
