@@ -171,7 +171,7 @@ def rollup(arguments: Arguments) -> int:
 
 
 def export(arguments: Arguments) -> int:
-    "Write readings or averages of a store to a CSV or Parquet file, with their licence."
+    "Write readings or averages to a CSV or Parquet file."
     from contextlib import closing
     from datetime import timedelta
 

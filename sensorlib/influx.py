@@ -121,6 +121,7 @@ _INFLUX_ADVICE = {
     403: "the token may not do this: give it read and write access to the bucket",
     404: "no such bucket or organisation: check org= and bucket= of the store URL, or make the bucket",
     429: "too many requests: write again later",
+    500: "see the log of InfluxDB; after a full disk, stop the collector, start InfluxDB twice, then the collector",
     503: "InfluxDB is overloaded or starting: write again later",
 }
 
