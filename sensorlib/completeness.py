@@ -214,7 +214,7 @@ class Tracker:
         self.coverage, self.settled_s = Coverage(), 0.0  # Readings up to that moment are accounted for
         self.accounts: dict[int, Account] = {}
         self.changed: set[int] = set()  # Sensors whose account has to be kept for the next run
-        self.left: list[SensorHour] = []  # Rows that the run before did not hand out
+        self.left: list[SensorHour] = []  # Rows that the runs before did not hand out
         self._totals = _Totals(registry or CollectorRegistry())
 
     def polled(self, began_s: float, ended_s: float) -> None:
@@ -302,6 +302,7 @@ class _Life(msgspec.Struct):
     run: datetime
     settled_s: float
     spans: list[tuple[float, float]]
+    left: list[SensorHour] = []
 
 
 _LIFE = "run"  # Its key among those of the sensors
@@ -311,7 +312,7 @@ def changes(
     tracker: Tracker,
 ) -> dict[str, bytes | None]:  # Key -> text to keep; None: nothing is left to keep
     "Tell what has to be kept for the next run."
-    life = _Life(tracker.run, tracker.settled_s, tracker.coverage.spans)
+    life = _Life(tracker.run, tracker.settled_s, tracker.coverage.spans, tracker.left)
     told: dict[str, bytes | None] = {_LIFE: msgspec.json.encode(life)}
     for sensor_id in tracker.changed:
         account = tracker.accounts.get(sensor_id)
@@ -328,7 +329,7 @@ def restore(
         return
     life = msgspec.json.decode(kept[_LIFE], type=_Life)
     accounts = {int(key): msgspec.json.decode(text, type=Account) for key, text in kept.items() if key != _LIFE}
-    tracker.settled_s, tracker.coverage = life.settled_s, Coverage(life.spans)
+    tracker.settled_s, tracker.coverage, tracker.left = life.settled_s, Coverage(life.spans), life.left
     for sensor_id, account in accounts.items():
         tracker.left += _rows(life.run, sensor_id, account, math.inf)
         account.hours = {}
