@@ -436,10 +436,8 @@ class InfluxCompleteness(InfluxBucket):
         start, stop = bounds(since, until)
         if start >= stop:  # which InfluxDB refuses
             return typed_hours(pd.DataFrame(columns=list(HOUR_COLUMNS)))
-        columns, span = (
-            ("_time", "_field", "_value", "run", "sensor_id"),
-            (EPOCH + SECOND * start, EPOCH + SECOND * stop),
-        )
+        columns = ("_time", "_field", "_value", "run", "sensor_id")
+        span = EPOCH + SECOND * start, EPOCH + SECOND * stop
         asked = [  # the counts first: what is written in between has no counts yet, and is left out
             self._reader.ask(_FLUX_HOURS.replace("WHICH", which), columns, span)
             for which in ('r._field != "cadence_s"', 'r._field == "cadence_s"')
