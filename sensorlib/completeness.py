@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WINDOW_S', 'REFRESH_S', 'SLACK_S', 'GRACE_S', 'DAY_S', 'HOUR_S', 'LIMIT_S', 'RETRY_S', 'STEPS', 'ENOUGH_STEPS',
            'WORST', 'surely_shown', 'Coverage', 'pause_after', 'cadence_of', 'missing_between', 'Tally', 'Account',
-           'SensorHour', 'Tracker', 'due', 'delivered', 'read_hour', 'changes', 'restore', 'summary']
+           'SensorHour', 'Tracker', 'due', 'delivered', 'read_hour', 'changes', 'restore', 'summary', 'words']
 
 # %% ../nbs/06b_completeness.ipynb #fe78446c
 import math
@@ -358,3 +358,24 @@ def summary(
         **told(sensors.sum()),
         "worst": [{"sensor_id": int(str(sensor)), **told(counts)} for sensor, counts in worst.head(WORST).iterrows()],
     }
+
+# %% ../nbs/06b_completeness.ipynb #a9484982
+def words(
+    told: Mapping[str, Any],  # As `summary` gives it, with `since` and `until`
+) -> list[str]:  # Lines
+    "Say how complete some sensors were."
+    span = f"{told['since']} to {told['until']}"
+    if told["share"] is None:
+        return [f"{span}: no reading was expected; rows are kept when an hour is over, or the scraper ends"]
+
+    def percent(count: int, of: int) -> str:
+        "A count with its share."
+        return f"{count:>10,} {count / of:>7.1%}"
+
+    def line(name: str, row: Mapping[str, Any]) -> str:
+        "A line of the table."
+        return f"{name:>14} {row['expected']:>10,}" + "".join(percent(row[n], row["expected"]) for n in _COUNTS[1:])
+
+    head = f"{'':>14} {'expected':>10}" + "".join(f"{n:>18}" for n in ("received", "not in the feed", "missed by us"))
+    worst = [line(f"sensor {row['sensor_id']}", row) for row in told["worst"]]
+    return [span, head, line(f"{told['sensors']:,} sensors", told), *worst]
