@@ -147,16 +147,21 @@ def _record(row: dict[str, str]) -> dict[str, Any]:
     }
 
 # %% ../nbs/02_archive.ipynb #6459d7af
+def _readable(line: str) -> str:
+    "Put the sign for an unknown character in the place of bytes that are no UTF-8."
+    return line if line.isascii() else line.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def read_csv(
     data: bytes,  # A day file: a head, then a row a report, separated by semicolons or commas
 ) -> Answer:  # A record a row, and the rows that are none
     "Read a day file of the archive into the shape of the feed."
     lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig", errors="surrogateescape"))
     separator = ";" if lines and lines[0].count(";") >= lines[0].count(",") else ","
-    head = next(csv.reader(lines[:1], delimiter=separator), [])
+    head = next(csv.reader(map(_readable, lines[:1]), delimiter=separator), [])
     answer = Answer()
     for number, line in enumerate(lines[1:], 2):
-        cells = next(csv.reader([line], delimiter=separator), [])
+        cells = next(csv.reader([_readable(line)], delimiter=separator), [])
         if not cells:
             continue
         if len(cells) != len(head):

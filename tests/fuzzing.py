@@ -137,6 +137,34 @@ def spoilt_day_files() -> st.SearchStrategy[bytes]:
     return spoilt([DAY_FILE, DAY_FILE.replace(b";", b","), *published()["csv"]])
 
 
+def almost_plain_day_files() -> st.SearchStrategy[bytes]:
+    "Day files of whole rows, in which little happened."
+    whole = [piece[: piece.rfind(b"\n") + 1] for piece in published()["csv"]]
+    cells = [
+        b"",
+        b" ",
+        b"0",
+        b"NULL",
+        b"nan",
+        b"-",
+        b"1e5",
+        b"#",
+        b"'",
+        b"\\",
+        b"\t",
+        b"\x1c",
+        b"\r",
+        b"\n",
+        b";",
+        b"\n;\n",
+    ]
+    edits = st.tuples(
+        st.integers(0, 2**16), st.sampled_from([0, 1, 2, 7]), st.sampled_from(cells) | st.binary(max_size=2)
+    )
+    parts = st.tuples(_some([DAY_FILE.replace(b'"', b""), *whole]), st.lists(edits, max_size=2))
+    return parts.map(lambda found: edited(*found))
+
+
 NAMES = st.text(st.characters(codec="utf-8"), max_size=12) | st.text(
     ",= \\\"'\n\t\r\x00\u2028é東👩\u200d\u202eא", max_size=12
 )

@@ -12,7 +12,7 @@ import zstandard
 
 from sensorlib.archive import open_files, read_csv, read_file
 from sensorlib.core import DEAD_REASONS, MissingPart, SensorlibError, SettingError
-from sensorlib.feed import measurements
+from sensorlib.feed import Scrap, measurements
 
 HEAD = "sensor_id;sensor_type;location;lat;lon;timestamp;P1;durP1;ratioP1;P2;durP2;ratioP2"
 ROW = "81;SDS011;7;47.37;8.54;2024-03-05T06:00:00;14.20;;;9.80;;"
@@ -172,6 +172,14 @@ def test_a_quoted_cell_may_hold_the_separator() -> None:
     assert read_csv(data).records[0]["sensor"]["sensor_type"] == {"name": "SDS;011"}
     assert values(data) == [("P1", "14.20"), ("P2", "9,80")]
     assert list(measurements(read_csv(data).records)["reason"]) == [None, "value"]
+
+
+def test_a_byte_that_is_no_utf8_costs_no_more_than_its_cell() -> None:
+    data = day(ROW.replace("SDS011", "S@DS011").replace("9.80", "9.8@"), "@").replace(b"@", b"\xe9")
+    found = read_csv(data)
+    assert [value["value"] for value in found.records[0]["sensordatavalues"]] == ["14.20", "9.8\ufffd"]
+    assert found.records[0]["sensor"]["sensor_type"]["name"] == "S\ufffdDS011"
+    assert found.scraps == [Scrap("cells", b"\xe9")]
 
 
 def test_a_head_that_is_glued_together_makes_dead_rows() -> None:

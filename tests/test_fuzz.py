@@ -15,12 +15,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zstandard
 from conftest import INPUTS
-from fuzzing import DAY_FILE, EDIT, GOOD, READINGS, RECORDS, drawn, edited, inputs, spoilt_answers, spoilt_day_files
+from fuzzing import (
+    DAY_FILE,
+    EDIT,
+    GOOD,
+    READINGS,
+    RECORDS,
+    almost_plain_day_files,
+    drawn,
+    edited,
+    inputs,
+    spoilt_answers,
+    spoilt_day_files,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from test_archive import tar, zipped
 
-from sensorlib.archive import open_files, read_file
+from sensorlib.archive import PLACES, VALUE_NAMES, Rows, open_files, plain_head, read_csv, read_file, read_rows
 from sensorlib.core import (
     TIME_AS_WRITTEN,
     Reading,
@@ -151,11 +163,19 @@ class Letters:
         "Everything is there at once."
 
 
-@given(spoilt_answers() | st.lists(RECORDS, max_size=4).map(lambda records: json.dumps(records).encode()))
+WITH_HEAD = spoilt_day_files().map(lambda data: DAY_FILE + data)
+PLAIN_FILES = [
+    st.tuples(st.sampled_from([".json", ".ndjson", ".txt"]), spoilt_answers()),
+    st.tuples(st.just(".json"), st.lists(RECORDS, max_size=4).map(lambda records: json.dumps(records).encode())),
+    st.tuples(st.just(".csv"), WITH_HEAD),
+]
+
+
+@given(st.one_of(PLAIN_FILES))
 @inputs(cut=200, full=4_000)
-def test_a_scraper_sends_on_whatever_it_was_given(data: bytes) -> None:
+def test_a_scraper_sends_on_whatever_it_was_given(file: tuple[str, bytes]) -> None:
     INPUTS["answers, scraped"] += 1
-    found, letters = read_answer(data), Letters()
+    found, letters = read_file(*file), Letters()
     memory = LocalMemory()
     counts = send_answer(found, memory, letters, "here", datetime.now(UTC))
     raw = [json.loads(value) for topic, value in letters.sent if topic == "sensor.raw"]
@@ -179,6 +199,36 @@ def test_every_row_of_a_day_file_is_a_record_or_a_scrap(data: bytes) -> None:
         return
     assert len(found.records) + len(found.scraps) == sum(row != "" for row in rows)
     assert len(measurements(found.records)) == sum(len(values_of(record)) for record in found.records)
+
+
+def texts_of(record: Record) -> tuple[Any, ...]:
+    "What the cells of a row say, as a record has it."
+    place, sensor = record["location"], record["sensor"]
+    names = ("id", "latitude", "longitude", "altitude", "indoor")
+    values = [(value["value_type"], value["value"]) for value in record["sensordatavalues"]]
+    told = (record["timestamp"], sensor["id"], sensor["sensor_type"]["name"], *(place[name] for name in names))
+    return *(text or "" for text in told), values
+
+
+def texts_in(rows: Rows, row: int) -> tuple[Any, ...]:
+    "What the cells of a row say, as the columns have it."
+    cells = {name: column[row].as_py() for name, column in rows.columns.items()}
+    names = ("timestamp", "sensor_id", "sensor_type", "location", "lat", "lon", "altitude", "indoor")
+    values = [(VALUE_NAMES.get(name, name), cell) for name, cell in cells.items() if name not in PLACES and cell]
+    return *(cells.get(name, "") for name in names), values
+
+
+@given(almost_plain_day_files())
+@inputs(cut=400, full=10_000)
+def test_columns_of_a_day_file_say_what_its_rows_say(data: bytes) -> None:
+    if plain_head(data) is None or (rows := read_rows([data])) is None:
+        INPUTS["day files, left to the careful reader"] += 1
+        return
+    INPUTS["day files, read as columns and row by row"] += 1
+    found = read_csv(data)
+    assert not found.scraps
+    assert rows.line.tolist() == found.lines
+    assert [texts_in(rows, row) for row in range(len(rows.line))] == [*map(texts_of, found.records)]
 
 
 MEMBERS = {f"{number}.csv": DAY_FILE * number for number in range(5)}
@@ -218,13 +268,7 @@ def test_a_packed_file_that_is_spoilt_is_named_or_read(tmp_path: Path, name: str
         assert name in str(error)
 
 
-WITH_HEAD = spoilt_day_files().map(lambda data: DAY_FILE + data)
-FILES = st.one_of(
-    st.tuples(st.sampled_from([".json", ".ndjson", ".txt"]), spoilt_answers()),
-    st.tuples(st.just(".json"), st.lists(RECORDS, max_size=4).map(lambda records: json.dumps(records).encode())),
-    st.tuples(st.just(".csv"), WITH_HEAD),
-    st.tuples(st.just(".csv.gz"), WITH_HEAD.map(gzip.compress)),
-)
+FILES = st.one_of(*PLAIN_FILES, st.tuples(st.just(".csv.gz"), WITH_HEAD.map(gzip.compress)))
 HEADLESS = st.tuples(st.just(".csv"), spoilt_day_files())
 
 
