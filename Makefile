@@ -17,7 +17,7 @@ unexport PYTHONPATH
 help:
 	@echo "make demo         run the whole system on this machine; ARGS=\"--minutes 3\" is handed on to sensorlib demo"
 	@echo "make test         the gate: make check, then pytest"
-	@echo "make kills        kill, pause, cut off and fill up every part under load, and count every reading: an hour and a half;"
+	@echo "make kills        kill, pause, cut off and fill up every part under load, count every reading: three hours;"
 	@echo "                  REPEATS=1 ROWS=broker,scraper ARGS=\"--stores sqlite --seconds 30\" choose"
 	@echo "make fuzz         more than 100,000 generated inputs through everything that reads, a quarter of an hour; SEED=... repeats a run"
 	@echo "make check        notebooks and package agree, ruff, mypy, the lessons of the notebooks"

@@ -171,7 +171,7 @@ def rollup(arguments: Arguments) -> int:
 
 
 def export(arguments: Arguments) -> int:
-    "Write readings or averages of a store to a CSV or Parquet file, with their licence."
+    "Write readings or averages to a CSV or Parquet file."
     from contextlib import closing
     from datetime import timedelta
 
@@ -354,8 +354,11 @@ def completeness(arguments: Arguments) -> int:
     from contextlib import closing
     from datetime import timedelta
 
-    from sensorlib.completeness import summary
+    from sensorlib.completeness import summary, words
+    from sensorlib.core import SettingError
 
+    if not 0 < arguments.hours <= 10**6:
+        raise SettingError(f"--hours is {arguments.hours:g}, expected more than 0 and at most a million")
     settings = _settings(arguments)
     until = datetime.now(UTC)
     since = until - timedelta(hours=arguments.hours)
@@ -364,13 +367,7 @@ def completeness(arguments: Arguments) -> int:
     if arguments.sensor_ids:
         rows = rows[rows["sensor_id"].isin(arguments.sensor_ids)]
     result = {"since": format_time(since), "until": format_time(until), **summary(rows)}
-    worst = result.pop("worst")
-    if arguments.json:
-        print(json.dumps({**result, "worst": worst}))
-        return 0
-    _print_result(arguments, result)
-    for row in worst:
-        print(f"{'sensor':>15}  {row.pop('sensor_id')}: {_plain(row)}")
+    print(json.dumps(result) if arguments.json else "\n".join(words(result)))
     return 0
 
 

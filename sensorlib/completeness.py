@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WINDOW_S', 'REFRESH_S', 'SLACK_S', 'GRACE_S', 'DAY_S', 'HOUR_S', 'LIMIT_S', 'RETRY_S', 'STEPS', 'ENOUGH_STEPS',
            'WORST', 'surely_shown', 'Coverage', 'pause_after', 'cadence_of', 'missing_between', 'Tally', 'Account',
-           'SensorHour', 'Tracker', 'due', 'delivered', 'read_hour', 'changes', 'restore', 'summary']
+           'SensorHour', 'Tracker', 'due', 'delivered', 'read_hour', 'changes', 'restore', 'summary', 'words']
 
 # %% ../nbs/06b_completeness.ipynb #fe78446c
 import math
@@ -214,7 +214,7 @@ class Tracker:
         self.coverage, self.settled_s = Coverage(), 0.0  # Readings up to that moment are accounted for
         self.accounts: dict[int, Account] = {}
         self.changed: set[int] = set()  # Sensors whose account has to be kept for the next run
-        self.left: list[SensorHour] = []  # Rows that the run before did not hand out
+        self.left: list[SensorHour] = []  # Rows that the runs before did not hand out
         self._totals = _Totals(registry or CollectorRegistry())
 
     def polled(self, began_s: float, ended_s: float) -> None:
@@ -302,6 +302,7 @@ class _Life(msgspec.Struct):
     run: datetime
     settled_s: float
     spans: list[tuple[float, float]]
+    left: list[SensorHour] = []
 
 
 _LIFE = "run"  # Its key among those of the sensors
@@ -311,7 +312,7 @@ def changes(
     tracker: Tracker,
 ) -> dict[str, bytes | None]:  # Key -> text to keep; None: nothing is left to keep
     "Tell what has to be kept for the next run."
-    life = _Life(tracker.run, tracker.settled_s, tracker.coverage.spans)
+    life = _Life(tracker.run, tracker.settled_s, tracker.coverage.spans, tracker.left)
     told: dict[str, bytes | None] = {_LIFE: msgspec.json.encode(life)}
     for sensor_id in tracker.changed:
         account = tracker.accounts.get(sensor_id)
@@ -328,7 +329,7 @@ def restore(
         return
     life = msgspec.json.decode(kept[_LIFE], type=_Life)
     accounts = {int(key): msgspec.json.decode(text, type=Account) for key, text in kept.items() if key != _LIFE}
-    tracker.settled_s, tracker.coverage = life.settled_s, Coverage(life.spans)
+    tracker.settled_s, tracker.coverage, tracker.left = life.settled_s, Coverage(life.spans), life.left
     for sensor_id, account in accounts.items():
         tracker.left += _rows(life.run, sensor_id, account, math.inf)
         account.hours = {}
@@ -357,3 +358,24 @@ def summary(
         **told(sensors.sum()),
         "worst": [{"sensor_id": int(str(sensor)), **told(counts)} for sensor, counts in worst.head(WORST).iterrows()],
     }
+
+# %% ../nbs/06b_completeness.ipynb #a9484982
+def words(
+    told: Mapping[str, Any],  # As `summary` gives it, with `since` and `until`
+) -> list[str]:  # Lines
+    "Say how complete some sensors were."
+    span = f"{told['since']} to {told['until']}"
+    if told["share"] is None:
+        return [f"{span}: no reading was expected; rows are kept when an hour is over, or the scraper ends"]
+
+    def percent(count: int, of: int) -> str:
+        "A count with its share."
+        return f"{count:>10,} {count / of:>7.1%}"
+
+    def line(name: str, row: Mapping[str, Any]) -> str:
+        "A line of the table."
+        return f"{name:>14} {row['expected']:>10,}" + "".join(percent(row[n], row["expected"]) for n in _COUNTS[1:])
+
+    head = f"{'':>14} {'expected':>10}" + "".join(f"{n:>18}" for n in ("received", "not in the feed", "missed by us"))
+    worst = [line(f"sensor {row['sensor_id']}", row) for row in told["worst"]]
+    return [span, head, line(f"{told['sensors']:,} sensors", told), *worst]

@@ -121,6 +121,7 @@ _INFLUX_ADVICE = {
     403: "the token may not do this: give it read and write access to the bucket",
     404: "no such bucket or organisation: check org= and bucket= of the store URL, or make the bucket",
     429: "too many requests: write again later",
+    500: "see the log of InfluxDB; after a full disk, stop the collector, start InfluxDB twice, then the collector",
     503: "InfluxDB is overloaded or starting: write again later",
 }
 
@@ -433,17 +434,19 @@ class InfluxCompleteness(InfluxBucket):
 
     def completeness(self, since: datetime, until: datetime) -> pd.DataFrame:
         "Rows of the hours in [since, until): HOUR_COLUMNS."
-        if since >= until:  # which InfluxDB refuses
+        start, stop = bounds(since, until)
+        if start >= stop:  # which InfluxDB refuses
             return typed_hours(pd.DataFrame(columns=list(HOUR_COLUMNS)))
         columns = ("_time", "_field", "_value", "run", "sensor_id")
-        asked = [
-            self._reader.ask(_FLUX_HOURS.replace("WHICH", which), columns, (since, until))
-            for which in ('r._field == "cadence_s"', 'r._field != "cadence_s"')
+        span = EPOCH + SECOND * start, EPOCH + SECOND * stop
+        asked = [  # the counts first: what is written in between has no counts yet, and is left out
+            self._reader.ask(_FLUX_HOURS.replace("WHICH", which), columns, span)
+            for which in ('r._field != "cadence_s"', 'r._field == "cadence_s"')
         ]
         rows = pd.concat(asked).rename(columns={"ts": "hour"}).astype({"run": "int64", "sensor_id": "int64"})
         wide = rows.pivot_table("_value", ["hour", "sensor_id", "run"], "_field", "first")
-        wide = wide.reset_index().rename_axis(columns=None)
-        return typed_hours(wide.reindex(columns=list(HOUR_COLUMNS)))
+        wide = wide.reset_index().rename_axis(columns=None).reindex(columns=list(HOUR_COLUMNS))
+        return typed_hours(wide.dropna(subset=list(HOUR_COLUMNS[4:])).reset_index(drop=True))
 
 
 class InfluxStore(InfluxReadings, InfluxAverages, InfluxCompleteness):

@@ -32,6 +32,7 @@ from rich.table import Table as RichTable
 
 from .bus import MAX_MESSAGE_BYTES, TOPICS, make_topics
 from sensorlib.core import (
+    COMPLETENESS_TOPIC,
     DEAD_TOPIC,
     KINDS,
     OTHER_TOPIC,
@@ -265,6 +266,8 @@ class Books:
     received: int = 0  # Messages that the collector took
     stored: int = 0  # Readings that are new in the store
     flagged: int = 0
+    hours: int = 0  # Rows of completeness on their topic
+    hours_taken: int = 0  # Rows of completeness that the collector took
 
     def lost(self) -> int:
         "Count what was sent and is neither on a topic nor in the store."
@@ -274,6 +277,10 @@ class Books:
     def duplicates(self) -> int:
         "Count readings that the store had already when they came."
         return self.received - self.unread - self.stored
+
+    def settled(self) -> bool:
+        "Tell whether everything has arrived, rows of completeness too."
+        return self.lost() == 0 and self.hours_taken >= self.hours
 
 # %% ../nbs/19_local.ipynb #0bff7312
 @dataclass
@@ -366,7 +373,12 @@ def keep_books(
         received=collector.get("received", 0),
         stored=sum(system.store.counts().values()) - system.stored_before,
         flagged=collector.get("flagged", 0),
+        hours=grown[COMPLETENESS_TOPIC],
+        hours_taken=collector.get("hours", 0) + collector.get("dead_hours", 0),
     )
+
+
+_INNER = ("sent", "buried", "unread", "received", "hours", "hours_taken")  # Counts that only the books need
 
 
 def report(
@@ -376,9 +388,7 @@ def report(
     "Put counts and latencies together."
     collector = read_status(system.logs / "collect.json")
     return {
-        **{
-            name: value for name, value in asdict(books).items() if name not in ("sent", "buried", "unread", "received")
-        },
+        **{name: value for name, value in asdict(books).items() if name not in _INNER},
         "lost": books.lost(),
         "duplicates": books.duplicates(),
         "p50_s": collector.get("p50_s"),
@@ -393,7 +403,7 @@ def settle(
 ) -> Books:  # Final counts
     "Wait until everything that was sent has arrived, or nothing moves any more."
     books, moved = keep_books(system), time.monotonic()
-    while books.lost() and time.monotonic() - moved < patience_s:
+    while not books.settled() and time.monotonic() - moved < patience_s:
         time.sleep(0.5)
         system.check()
         before, books = books, keep_books(system)

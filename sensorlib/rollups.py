@@ -114,7 +114,7 @@ def retain(
     if keep_days < 1:
         raise SettingError(f"cannot keep readings for {keep_days} days, expected 1 or more; leave it out to keep all")
     before = _midnight(until) - keep_days * DAY
-    done = roll_up(store, until, watch=watch)
+    done = roll_up(store, until, since=store.oldest(), watch=watch)  # what came late counts before it goes
     store.forget(before)
     done.forgotten_before = before
     return done

@@ -142,6 +142,7 @@ def test_bad_usage_exits_2_and_says_so(capsys: pytest.CaptureFixture[str], words
         ("simulate --out {tmp}/x.ndjson --hours 1 --start yesterday", r"--start is 'yesterday'"),
         ("simulate --out {tmp}/none/x.ndjson --sensors 4 --hours 1", r"none/x.ndjson"),
         ("completeness --store sqlite:///{tmp}/none.db", r"no such store: .*none.db"),
+        ("completeness --hours 0", r"--hours is 0, expected more than 0"),
         ("scrape --poll-s often", r"SENSORLIB_POLL_S is 'often'"),
         ("stream --batch {tmp}/none", r"no such file or folder: .*none"),
         ("collect --store nowhere", r"nowhere|no scheme"),
@@ -308,7 +309,10 @@ def test_completeness_tells_whose_the_gaps_are(capsys: pytest.CaptureFixture[str
     assert answer(capsys, "completeness", "3", "--store", counted)["share"] is None
     assert answer(capsys, "completeness", "--hours", "120", "--store", counted)["missed_ours"] == 26
     code, out, _ = run(capsys, "completeness", "--store", counted)
-    assert code == 0 and "sensor  2: expected 50, received 20" in out
+    network, worst = out.splitlines()[2:]
+    assert (code, network.split()) == (0, ["2", "sensors", "74", "44", "59.5%", "29", "39.2%", "1", "1.4%"])
+    assert worst.split() == ["sensor", "2", "50", "20", "40.0%", "29", "58.0%", "1", "2.0%"]
+    assert "no reading was expected" in run(capsys, "completeness", "3", "--store", counted)[1]
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(capsys: pytest.CaptureFixture[str], web: "Web") -> None:

@@ -388,6 +388,45 @@ def test_a_run_that_was_killed_is_told_by_the_next_and_the_time_between_is_ours(
     assert sum(r.missed_feed for r in whole) == 0
 
 
+def test_rows_that_no_broker_took_outlive_two_processes(redis_url: str) -> None:
+    runs, sent = [NOON.replace(minute=minute) for minute in (0, 20, 40)], Kept()
+    for run in runs:
+        ledger = led(SharedMemory(redis_url), Kept(refusals=1000) if run < runs[-1] else sent, run)
+        for now_s, records in steady(1, start=run.minute, minutes=20):
+            ledger.note(records, now_s, now_s + 1)
+            ledger.turn(now_s)
+    ledger.end()
+    assert {r.run for r in rows_of(sent)} == {*runs}
+    assert sum(r.received for r in rows_of(sent)) == len(range(-300, 59 * 60, 150))
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 3])
+def test_a_row_that_comes_again_after_a_crash_counts_once(redis_url: str, deaths: int) -> None:
+    class Dying(Kept):
+        def flush(self) -> None:
+            "Die with the rows at the broker, and before they are forgotten here."
+            taken = len(self.waiting)
+            super().flush()
+            if taken and len(died) < deaths:
+                died.append(taken)
+                raise KeyboardInterrupt
+
+    died: list[int] = []
+    sent = Dying()
+    ledger = led(SharedMemory(redis_url), sent)
+    for now_s, records in steady(1, minutes=200):
+        try:
+            ledger.note(records, now_s, now_s + 1)
+            ledger.turn(now_s + 1)
+        except KeyboardInterrupt:
+            ledger = led(SharedMemory(redis_url), sent, datetime.fromtimestamp(now_s + 2, UTC))
+    ledger.end()
+    kept = {(r.run, r.hour, r.sensor_id): r for r in rows_of(sent)}
+    assert (len(died), len(kept) < len(rows_of(sent))) == (deaths, True)
+    assert sum(r.received for r in kept.values()) == len(range(-300, 199 * 60, 150))
+    assert {(r.missed_feed, r.missed_ours) for r in kept.values()} == {(0, 0)}
+
+
 def test_a_run_that_ended_in_order_is_told_once(redis_url: str) -> None:
     sent = [Kept(), Kept()]
     for run, out in enumerate(sent):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,9 @@ def test_ctrl_c_ends_a_demo_in_order_and_keeps_the_data(three: list[Demo]) -> No
     assert faults(demo.result) == NO_FAULTS
     store = open_store(f"sqlite:///{demo.folder / 'data' / 'readings.db'}")
     assert sum(store.counts().values()) == demo.result["stored"] > 0
+    now = datetime.now(UTC)
+    rows = store.completeness(now - timedelta(hours=2), now)
+    assert rows["received"].sum() == demo.result["raw"]
     store.close()
 
 

@@ -15,7 +15,7 @@ from kills.matrix import Row, rows_of, run_row
 from kills.stores import keep_in, no_small_disk
 from kills.verdict import Verdict, compare
 
-SECONDS = 12
+SECONDS = 10
 LOADS = count()
 ON_SQLITE = "kill scraper, kill flink and broker, hold up the store and kill, fill the store's disk and kill, clock"
 ON_INFLUX = "kill collector and store, cut responses"

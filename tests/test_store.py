@@ -327,6 +327,11 @@ def test_a_row_of_completeness_is_replaced(store: Store) -> None:
     assert read_hours(store) == [more]
 
 
+def test_completeness_refuses_a_moment_without_zone(store: Store) -> None:
+    with pytest.raises(SettingError, match="no zone"):
+        store.completeness(NOON.replace(tzinfo=None), NOON)
+
+
 def test_readings_and_completeness_do_not_mix(store: Store) -> None:
     store.write([SENSOR, at(1)])
     store.write_completeness([HOUR])
@@ -559,4 +564,17 @@ def test_influx_keeps_the_rows_of_completeness_that_are_not_too_old(
         refusals = write_in_halves([HOUR, fresh], store.write_completeness)
         assert [refusal.reading for refusal in refusals] == [HOUR]
         assert store.completeness(this_hour, this_hour + timedelta(hours=1))["hour"].tolist() == [this_hour]
+        store.close()
+
+
+def test_influx_leaves_out_a_row_of_completeness_that_is_half_written(
+    influx: "Influx", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    with influx.bucket() as url:
+        store = open_store(url)
+        store.write_completeness([HOUR])
+        begun = f"completeness,run={int(NOON.timestamp())},sensor_id=82 expected=24i,received=20i"
+        influx.write(url.rpartition("=")[2], f"{begun},cadence_s=148.25 {int(NOON.timestamp())}")
+        assert read_hours(store) == [HOUR]
         store.close()

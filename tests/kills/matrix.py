@@ -1,5 +1,6 @@
 """The rows of the matrix: what is done to the system while the load is on."""
 
+import re
 import signal
 import sqlite3
 import time
@@ -166,7 +167,8 @@ def fill_disk(run: Run) -> None:
     with ballast.open("wb") as file, suppress(OSError):
         while True:
             file.write(bytes(65536))
-    wait_until(lambda: "WARNING" in run.machine.log_of("collect")[noticed:], 60, "a word of the collector", run.step)
+    told = re.compile("disk is full|no space left")
+    wait_until(lambda: told.search(run.machine.log_of("collect"), noticed), 60, "a word of the collector", run.step)
     run.live(run.share(1 / 4))
     ballast.unlink()
     if "influxd" in run.machine.parts:
