@@ -11,7 +11,7 @@ import gzip
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -231,13 +231,9 @@ class InfluxReader:
     bucket: str
     where: str  # What errors call it
 
-    def sensors(self, sensor_ids: Iterable[int | str], kind: str, start_s: int, stop_s: int) -> pd.DataFrame:
-        "Values and verdicts of some sensors in [start_s, stop_s)."
-        if start_s >= stop_s:  # which InfluxDB refuses
-            return _parse_answer("", _ROW)
-        ids = "|".join(sorted({str(int(sensor_id)) for sensor_id in sensor_ids}))
-        span = EPOCH + SECOND * int(start_s), EPOCH + SECOND * int(stop_s)
-        which = f"r.sensor_id =~ /^({ids})$/"
+    def judged(self, sensor_ids: str, kind: str, span: tuple[datetime, datetime]) -> pd.DataFrame:
+        "Values and verdicts of the sensors whose ids match a pattern."
+        which = f"r.sensor_id =~ /{sensor_ids}/"
         return pd.concat([self.rows(kind, f"{fields} and {which}", span) for fields in (_NUMBERS, _VERDICTS)])
 
     def rows(self, kind: str, which: str, span: tuple[datetime, datetime], then: str = "") -> pd.DataFrame:
@@ -246,8 +242,11 @@ class InfluxReader:
         return self.ask(query, _ROW, span, _kind=kind)
 
     def ask(self, query: str, columns: Sequence[str], span: tuple[datetime, datetime], **names: str) -> pd.DataFrame:
-        "Answer of a Flux query as a table of texts."
-        params = {"_bucket": self.bucket, "_since": span[0], "_until": span[1], **names}
+        "Answer of a Flux query about [since, until) as a table of texts."
+        start, stop = bounds(*span)
+        if start >= stop:  # which InfluxDB refuses
+            return _parse_answer("", columns)
+        params = {"_bucket": self.bucket, "_since": EPOCH + start * SECOND, "_until": EPOCH + stop * SECOND, **names}
         with influx_errors(self.where):
             answer = self.queries.query_raw(query, dialect=Dialect(annotations=[]), params=params).data
         return _parse_answer(answer.decode(), columns)
@@ -260,7 +259,7 @@ class InfluxBucket:
         self._address, self._where = address, str(address)
         self._client = InfluxDBClient(url=address.server, token=token, org=address.org, timeout=60_000)
         self._service = WriteService(self._client.api_client)
-        self._reader = InfluxReader(self._client.query_api(), address.bucket, self._where)
+        self._reader = self._reader_of(address)
 
     def __repr__(self) -> str:
         return f"<{self._where}>"
@@ -269,12 +268,13 @@ class InfluxBucket:
         "Close the connection."
         self._client.close()
 
-    def _send(self, lines: str, size: int) -> None:
-        body = gzip.compress(lines.encode(), compresslevel=1)
-        with influx_errors(self._where, size):
-            self._service.post_write(
-                self._address.org, self._address.bucket, body, content_encoding="gzip", precision="s"
-            )
+    def _reader_of(self, address: Address) -> InfluxReader:
+        return InfluxReader(self._client.query_api(), address.bucket, str(address))
+
+    def _send(self, lines: str, size: int, address: Address | None = None) -> None:
+        to, body = address or self._address, gzip.compress(lines.encode(), compresslevel=1)
+        with influx_errors(str(to), size):
+            self._service.post_write(to.org, to.bucket, body, content_encoding="gzip", precision="s")
 
 # %% ../nbs/08c_influx.ipynb #b1e372ac
 class InfluxReadings(InfluxBucket):
@@ -293,25 +293,21 @@ class InfluxReadings(InfluxBucket):
         rows = pd.concat([self._reader.rows(kind, f, _ALL_TIME, "|> last() ") for f in (_NUMBERS, _VERDICTS, _INDOOR)])
         torn = _torn(rows)
         if len(torn):
-            rows = pd.concat(
-                [rows, self._reader.sensors(torn["sensor_id"], kind, torn["ts"].min(), torn["ts"].max() + 1)]
-            )
+            ids = "|".join(sorted(set(torn["sensor_id"])))
+            span = EPOCH + int(torn["ts"].min()) * SECOND, EPOCH + (int(torn["ts"].max()) + 1) * SECOND
+            rows = pd.concat([rows, self._reader.judged(f"^({ids})$", kind, span)])
         newest = _newest(rows).assign(kind=kind).reindex(columns=list(READING_COLUMNS))
         return typed(newest).sort_values(["sensor_id", "value_type"], ignore_index=True)
 
     def series(self, sensor_id: int, kind: str, since: datetime, until: datetime) -> pd.DataFrame:
         "Readings of one sensor in [since, until)."
-        start, stop = bounds(since, until)
-        rows = self._reader.sensors([sensor_id], kind, start, stop)
+        rows = self._reader.judged(f"^{int(sensor_id)}$", kind, (since, until))
         values = _judged_values(rows, ["ts", *_TAGS]).drop_duplicates(["value_type", "ts"])
         return typed(values[list(SERIES_COLUMNS)]).sort_values(["value_type", "ts"], ignore_index=True)
 
     def readings(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
         "Readings of all sensors in [since, until), of those whose id ends in one of these digits."
-        which = f"r.sensor_id =~ /[{endings}]$/"
-        rows = pd.concat(
-            [self._reader.rows(kind, f"{fields} and {which}", (since, until)) for fields in (_NUMBERS, _VERDICTS)]
-        )
+        rows = self._reader.judged(f"[{endings}]$", kind, (since, until))
         values = _judged_values(rows, ["ts", *_TAGS]).drop_duplicates(["sensor_id", "value_type", "ts"])
         return typed(values[list(RAW_COLUMNS)]).sort_values(list(RAW_COLUMNS[:3]), ignore_index=True)
 
@@ -352,27 +348,17 @@ def _hour_line(hour: SensorHour) -> str:
 
 # %% ../nbs/08c_influx.ipynb #78869f05
 _LINES = 5000  # in a request
-
-
 _FLUX_AVERAGES = f"""{_FROM} |> filter(fn: (r) => r._measurement == _kind and r.window_s == _window and WHICH)
     |> group()"""
-
-
 _AVERAGE_ROW = ("_time", "_field", "_value", "sensor_id")
 
 # %% ../nbs/08c_influx.ipynb #74009fe1
 class InfluxAverages(InfluxBucket):
     "Averages in the bucket beside that of the readings."
 
-    def __init__(self, address: Address, token: str) -> None:
-        super().__init__(address, token)
-        self._beside: InfluxBucket | None = None
-        self._token = token
-
-    def _averages(self) -> InfluxBucket:
-        if self._beside is None:
-            self._beside = InfluxBucket(replace(self._address, bucket=AVERAGES), self._token)
-        return self._beside
+    @property
+    def _beside(self) -> Address:
+        return replace(self._address, bucket=AVERAGES)
 
     def write_averages(
         self,
@@ -386,11 +372,11 @@ class InfluxAverages(InfluxBucket):
         "Write the averages of a kind; those of a window replace what was there."
         lines = _average_lines(averages, kind, window_s)
         for at in range(0, len(lines), _LINES):
-            self._averages()._send("\n".join(lines[at : at + _LINES]), 0)
+            self._send("\n".join(lines[at : at + _LINES]), 0, self._beside)
 
     def averages(self, kind: str, window_s: int, since: datetime, until: datetime) -> pd.DataFrame:
         "Averages of all sensors in [since, until): AVERAGE_COLUMNS."
-        reader, window = self._averages()._reader, str(window_s)
+        reader, window = self._reader_of(self._beside), str(window_s)
         asked = [
             reader.ask(_FLUX_AVERAGES.replace("WHICH", which), _AVERAGE_ROW, (since, until), _kind=kind, _window=window)
             for which in ("r._field =~ /_count$/", "r._field !~ /_count$/")
@@ -406,7 +392,7 @@ class InfluxAverages(InfluxBucket):
     def newest_average(self, window_s: int) -> datetime | None:
         "Start of the newest window; None without any."
         query = f"{_FROM} |> filter(fn: (r) => r.window_s == _window and r._field =~ /_count$/) |> last() |> group()"
-        found = self._averages()._reader.ask(query, _AVERAGE_ROW, _ALL_TIME, _window=str(window_s))
+        found = self._reader_of(self._beside).ask(query, _AVERAGE_ROW, _ALL_TIME, _window=str(window_s))
         return EPOCH + int(found["ts"].max()) * SECOND if len(found) else None
 
     def forgotten(self) -> datetime:
@@ -434,13 +420,9 @@ class InfluxCompleteness(InfluxBucket):
 
     def completeness(self, since: datetime, until: datetime) -> pd.DataFrame:
         "Rows of the hours in [since, until): HOUR_COLUMNS."
-        start, stop = bounds(since, until)
-        if start >= stop:  # which InfluxDB refuses
-            return typed_hours(pd.DataFrame(columns=list(HOUR_COLUMNS)))
         columns = ("_time", "_field", "_value", "run", "sensor_id")
-        span = EPOCH + SECOND * start, EPOCH + SECOND * stop
         asked = [  # the counts first: what is written in between has no counts yet, and is left out
-            self._reader.ask(_FLUX_HOURS.replace("WHICH", which), columns, span)
+            self._reader.ask(_FLUX_HOURS.replace("WHICH", which), columns, (since, until))
             for which in ('r._field != "cadence_s"', 'r._field == "cadence_s"')
         ]
         rows = pd.concat(asked).rename(columns={"ts": "hour"}).astype({"run": "int64", "sensor_id": "int64"})

@@ -27,7 +27,7 @@ from influxdb_client import (
 from influxdb_client.rest import ApiException
 
 from .core import SettingError
-from .influx import Address, influx_errors
+from .influx import AVERAGES, Address, influx_errors
 
 # %% ../nbs/08d_provision.ipynb #378583d4
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Grant:
     writes: tuple[str, ...] = ()
 
 
-HOLDINGS = ("readings", "averages", "forecasts")  # The bucket of readings is named by the store URL, the others are not
+HOLDINGS = ("readings", AVERAGES, "forecasts")  # The bucket of readings is named by the store URL, the others are not
 GRANTS = {
     "collect": Grant(writes=("readings",)),
-    "rollup": Grant(reads=("readings", "averages"), writes=("averages",)),
-    "forecast": Grant(reads=("readings", "averages", "forecasts"), writes=("forecasts",)),
+    "rollup": Grant(reads=("readings", AVERAGES), writes=(AVERAGES,)),
+    "forecast": Grant(reads=HOLDINGS, writes=("forecasts",)),
     "page": Grant(reads=HOLDINGS),
 }
 

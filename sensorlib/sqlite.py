@@ -185,21 +185,13 @@ _LATEST_COLUMNS = ", ".join({"kind": "v.kind", "value_type": "v.name"}.get(n, n)
 _LATEST = f"""SELECT {_LATEST_COLUMNS.replace("sensor_id", "l.sensor_id")} FROM latest l
     JOIN sites s ON s.id = l.site JOIN value_types v ON v.id = l.value_type
     WHERE v.kind = ? ORDER BY l.sensor_id, v.name"""
-
-
 _SERIES = """SELECT ts, v.name, value, qc FROM value_types v CROSS JOIN readings r
     ON r.sensor_id = ? AND r.value_type = v.id AND r.ts >= ? AND r.ts < ? WHERE v.kind = ? ORDER BY v.name, r.ts"""
-
-
 _READINGS = """SELECT r.sensor_id, r.ts, v.name, r.value, r.qc FROM latest l CROSS JOIN readings r
     ON r.sensor_id = l.sensor_id AND r.value_type = l.value_type AND r.ts >= ? AND r.ts < ?
     JOIN value_types v ON v.id = l.value_type WHERE v.kind = ? AND instr(?, l.sensor_id % 10)"""
-
-
 _OLDEST = """SELECT min((SELECT min(r.ts) FROM readings r WHERE r.sensor_id = l.sensor_id AND r.value_type = l.value_type))
     FROM latest l"""
-
-
 _COUNTS = """SELECT v.kind, sum(n) FROM (SELECT value_type, count(*) AS n FROM readings GROUP BY value_type) c
     JOIN value_types v ON v.id = c.value_type GROUP BY v.kind"""
 
@@ -228,10 +220,18 @@ class SqliteFile:
             db.execute("BEGIN IMMEDIATE")
             yield db
 
-    def _frame(self, query: str, values: tuple[object, ...], columns: Sequence[str]) -> pd.DataFrame:
+    def _rows(self, query: str, values: tuple[object, ...], columns: Sequence[str]) -> pd.DataFrame:
         with _sqlite_errors(self._path):
             rows = self._db.execute(query, values).fetchall()
-        return typed(pd.DataFrame(rows, columns=list(columns), dtype=object))
+        return pd.DataFrame(rows, columns=list(columns), dtype=object)
+
+    def _frame(self, query: str, values: tuple[object, ...], columns: Sequence[str]) -> pd.DataFrame:
+        return typed(self._rows(query, values, columns))
+
+    def _moment(self, query: str, *values: object) -> datetime | None:
+        with _sqlite_errors(self._path):
+            (second,) = self._db.execute(query, values).fetchone()
+        return None if second is None else EPOCH + second * SECOND
 
 # %% ../nbs/08b_sqlite.ipynb #d8df0cd1
 class SqliteReadings(SqliteFile):
@@ -263,9 +263,7 @@ class SqliteReadings(SqliteFile):
 
     def oldest(self) -> datetime | None:
         "Time of the oldest reading; None without any."
-        with _sqlite_errors(self._path):
-            (second,) = self._db.execute(_OLDEST).fetchone()
-        return None if second is None else EPOCH + second * SECOND
+        return self._moment(_OLDEST)
 
     def counts(self) -> dict[str, int]:
         "Stored readings per kind; reads the whole file."
@@ -312,14 +310,11 @@ class SqliteAverages(SqliteFile):
 
     def newest_average(self, window_s: int) -> datetime | None:
         "Start of the newest window; None without any."
-        with _sqlite_errors(self._path):
-            (second,) = self._db.execute("SELECT max(ts) FROM averages WHERE window_s = ?", (window_s,)).fetchone()
-        return None if second is None else EPOCH + second * SECOND
+        return self._moment("SELECT max(ts) FROM averages WHERE window_s = ?", window_s)
 
     def forgotten(self) -> datetime:
         "Moment before which no readings are kept; 1970 where none were forgotten."
-        with _sqlite_errors(self._path):
-            return EPOCH + self._db.execute("SELECT before FROM forgotten").fetchone()[0] * SECOND
+        return self._moment("SELECT before FROM forgotten") or EPOCH
 
     def forget(self, before: datetime) -> None:
         "Delete the readings before a moment."
@@ -352,9 +347,7 @@ class SqliteCompleteness(SqliteFile):
 
     def completeness(self, since: datetime, until: datetime) -> pd.DataFrame:
         "Rows of the hours in [since, until): HOUR_COLUMNS."
-        with _sqlite_errors(self._path):
-            rows = self._db.execute(_HOURS, bounds(since, until)).fetchall()
-        return typed_hours(pd.DataFrame(rows, columns=list(HOUR_COLUMNS), dtype=object))
+        return typed_hours(self._rows(_HOURS, bounds(since, until), HOUR_COLUMNS))
 
 
 class SqliteStore(SqliteReadings, SqliteAverages, SqliteCompleteness):
