@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
@@ -46,6 +45,13 @@ def _print_result(arguments: Arguments, result: dict[str, Any]) -> None:
         return
     for name, value in result.items():
         print(f"{name:>15}  {_plain(value)}")
+
+
+def _bar(arguments: Arguments, what: str) -> Any:
+    "Progress bar for people at a terminal."
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit="", disable=arguments.json or not sys.stderr.isatty())
 
 
 def _polls(arguments: Arguments, settings: Settings) -> tuple[Any, float]:
@@ -147,14 +153,12 @@ def rollup(arguments: Arguments) -> int:
     from contextlib import closing
     from functools import partial
 
-    from tqdm import tqdm
-
     from sensorlib.rollups import retain, roll_up
 
     since, now = _moment("--since", arguments.since), datetime.now(UTC)
     with (
         closing(_existing_store(_settings(arguments).store)) as store,
-        tqdm(desc="days", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar,
+        _bar(arguments, "days") as bar,
     ):
 
         def watch(day: datetime, days: int) -> None:
@@ -175,8 +179,6 @@ def export(arguments: Arguments) -> int:
     from contextlib import closing
     from datetime import timedelta
 
-    from tqdm import tqdm
-
     from sensorlib.core import KINDS, SettingError
     from sensorlib.export import exported, write_export
 
@@ -188,7 +190,7 @@ def export(arguments: Arguments) -> int:
     window = None if arguments.window == "raw" else arguments.window
     with (
         closing(_existing_store(_settings(arguments).store)) as store,
-        tqdm(desc="rows", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar,
+        _bar(arguments, "rows") as bar,
     ):
         frames = exported(store, kinds, since, until, window, arguments.sensor_ids, arguments.good)
         rows = write_export(frames, arguments.out, watch=lambda rows: bar.update(rows - bar.n))
@@ -211,11 +213,9 @@ def setup(arguments: Arguments) -> int:
 
 def check(arguments: Arguments) -> int:
     "Judge files without any server."
-    from tqdm import tqdm
-
     from sensorlib.quality import check_files, read_frame, score, summarise, write_frame
 
-    with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+    with _bar(arguments, "files") as bar:
         verdicts = check_files(arguments.paths, watch=lambda name: bar.update())
     result = summarise(verdicts)
     if arguments.truth:
@@ -239,15 +239,12 @@ def _day(text: str | None, flag: str) -> date | None:
 
 def backfill(arguments: Arguments) -> int:
     "Judge published files into a Parquet history and a store."
-    from tqdm import tqdm
-
     from sensorlib.backfill import backfill as run
+    from sensorlib.service import stop_on_signals
 
     since, until = _day(arguments.since, "--from"), _day(arguments.until, "--to")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+    stop = stop_on_signals()
+    with _bar(arguments, "files") as bar:
 
         def watch(done: int, total: int) -> None:
             "Move the bar; what was done before says nothing about the rate."
@@ -313,12 +310,10 @@ def _examined(arguments: Arguments, settings: Settings) -> Any:
     "Readings to report on: of files, judged here; else of a store, with the verdicts they have."
     from contextlib import closing
 
-    from tqdm import tqdm
-
     from sensorlib.health import examine_files, newest, stored
 
     if arguments.source:
-        with tqdm(desc="files", unit="", disable=arguments.json or not sys.stderr.isatty()) as bar:
+        with _bar(arguments, "files") as bar:
             return examine_files(arguments.source, watch=lambda name: bar.update())
     with closing(_existing_store(settings.store)) as store:
         return stored(store, arguments.sensor_ids) if arguments.sensor_ids else newest(store)

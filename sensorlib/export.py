@@ -21,8 +21,8 @@ import pyarrow.parquet
 
 from . import __version__
 from .core import VALUE_TYPES, SettingError
-from .quality import FAULTS, flag_names
-from .rollups import DAY, WINDOWS_S
+from .quality import flag_names, is_good
+from .rollups import DAY, WINDOWS_S, midnight
 from .store import Store
 
 # %% ../nbs/11b_export.ipynb #66eb5c59
@@ -61,7 +61,7 @@ def exported(
     since: datetime,  # From the day of this moment
     until: datetime,
     window: str | None = None,  # One of `WINDOWS_S`; None: readings
-    sensor_ids: Collection[int] = (),  # None: all
+    sensor_ids: Collection[int] = (),  # Empty: all
     good: bool = False,  # Leave out readings with a fault
 ) -> Iterator[pd.DataFrame]:  # A frame a kind and day: RAW_FIELDS or AVERAGE_FIELDS
     "Take readings or averages out of a store."
@@ -70,12 +70,12 @@ def exported(
     for kind in kinds:
         where, day = store.latest(kind), since
         while day < until:
-            end = min(day.replace(hour=0, minute=0, second=0) + DAY, until)
+            end = min(midnight(day) + DAY, until)
             rows = store.averages(kind, WINDOWS_S[window], day, end) if window else store.readings(kind, day, end)
             if sensor_ids:
                 rows = rows[rows["sensor_id"].isin(sensor_ids)]
             if good and not window:
-                rows = rows[(rows["qc"] & FAULTS) == 0]
+                rows = rows[is_good(rows["qc"])]
             yield told(rows.sort_values(["ts", "sensor_id", "value_type"]), where)
             day = end
 
