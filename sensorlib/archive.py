@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -94,15 +95,22 @@ def _untar(path: Path) -> Iterator[tuple[str, bytes]]:
                     yield from _unpack(member.name, archive.extractfile(member).read())  # type: ignore[union-attr]
 
 # %% ../nbs/02_archive.ipynb #8efc0904
+@contextmanager
+def _unpacking(what: str | Path) -> Iterator[None]:
+    "Turn every error of a packer into one."
+    try:
+        yield
+    except _BROKEN as error:
+        raise SettingError(f"cannot unpack {what}: {error}; expected a whole file, get it again") from error
+
+
 def unpack(
     name: str,  # Name of a file
     data: bytes,  # Its bytes
 ) -> list[tuple[str, bytes]]:  # Name and bytes of what is inside; of a plain file itself
     "Unpack a file that is in memory already."
-    try:
+    with _unpacking(name):
         return list(_unpack(name, data))
-    except _BROKEN as error:
-        raise SettingError(f"cannot unpack {name}: {error}; expected a whole file, get it again") from error
 
 
 def open_files(
@@ -115,11 +123,9 @@ def open_files(
     elif not path.exists():
         raise MissingPart(f"no such file: {path}; expected JSON, ndjson or CSV, plain or as .gz, .zst, .zip, .tar.zst")
     else:
-        try:
+        with _unpacking(path):
             packed = path.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst"))
             yield from _untar(path) if packed else _unpack(path.name, path.read_bytes())
-        except _BROKEN as error:
-            raise SettingError(f"cannot unpack {path}: {error}; expected a whole file, get it again") from error
 
 # %% ../nbs/02_archive.ipynb #145d6f1e
 PLACES = {"sensor_id", "sensor_type", "location", "lat", "lon", "altitude", "indoor", "timestamp"}
@@ -152,12 +158,17 @@ def _readable(line: str) -> str:
     return line if line.isascii() else line.encode(errors="surrogateescape").decode(errors="replace")
 
 
+def _separator(head: str) -> str:
+    "Tell what stands between the cells of a file."
+    return ";" if head.count(";") >= head.count(",") else ","
+
+
 def read_csv(
     data: bytes,  # A day file: a head, then a row a report, separated by semicolons or commas
 ) -> Answer:  # A record a row, and the rows that are none
     "Read a day file of the archive into the shape of the feed."
     lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig", errors="surrogateescape"))
-    separator = ";" if lines and lines[0].count(";") >= lines[0].count(",") else ","
+    separator = _separator(lines[0]) if lines else ","
     head = next(csv.reader(map(_readable, lines[:1]), delimiter=separator), [])
     answer = Answer()
     for number, line in enumerate(lines[1:], 2):
@@ -187,7 +198,7 @@ def plain_head(
     "Tell whether every row of a file is what it looks like, all but the number of its cells."
     body = data.replace(b"\r\n", b"\n") if b"\r" in data else data
     head = body[: body.find(b"\n")].decode("ascii", errors="replace")
-    names = head.split(";" if head.count(";") >= head.count(",") else ",")
+    names = head.split(_separator(head))
     odd = any(mark in body for mark in (b'"', b"\r", b"\0", b"\n\n")) or not body.isascii()
     known = {"sensor_id", "timestamp"} <= {*names} and len({*names}) == len(names)
     return head if known and not odd and b"\n" in body[:-1] else None
@@ -198,7 +209,7 @@ def read_rows(
 ) -> Rows | None:  # None when a row has more or fewer cells than the head
     "Read many plain day files at once."
     head = plain_head(files[0]) or ""
-    separator = ";" if head.count(";") >= head.count(",") else ","
+    separator = _separator(head)
     bodies = [body.partition(b"\n")[2].rstrip(b"\n") for body in (data.replace(b"\r\n", b"\n") for data in files)]
     counts = np.array([body.count(b"\n") + 1 if body else 0 for body in bodies])
     names = head.split(separator)

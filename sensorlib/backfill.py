@@ -35,13 +35,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from .archive import PLACES, VALUE_NAMES, Rows, day_of, find_gaps
 from .archive import open_files, plain_head, read_file, read_rows, unpack
 from .core import DEAD_TOPIC, KIND_TOPICS, KINDS, OTHER_TOPIC, READING_COLUMNS
 from .core import FeedError, MissingPart, Reading, SettingError, format_time, parse_number
-from .feed import PATHS, USER_AGENT, Answer, in_order, measurements, merge_records, parse_texts
+from sensorlib.feed import (
+    PATHS,
+    USER_AGENT,
+    Answer,
+    in_order,
+    measurements,
+    merge_records,
+    parse_texts,
+    retrying,
+    time_key,
+)
 from .places import cell, enrich
 from .quality import FLAGS, is_good, join_columns, judge_piece
 from .store import Store, open_store
@@ -127,12 +136,7 @@ class Web:
     ) -> None:
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         self._client = httpx.Client(timeout=60.0, headers=headers, follow_redirects=True)
-        self._retrying = Retrying(
-            stop=stop_after_attempt(attempts),
-            wait=wait_random_exponential(multiplier=pause_s, max=30),
-            retry=retry_if_exception_type(httpx.HTTPError),
-            reraise=True,
-        )
+        self._retrying = retrying(httpx.HTTPError, attempts, pause_s)
 
     def _ask(self, url: str) -> bytes | None:
         response = self._client.get(url)
@@ -349,13 +353,18 @@ def _scraps(answer: Answer, file: object) -> list[dict[str, Any]]:
     ]
 
 # %% ../nbs/14_backfill.ipynb #9cffbb9f
+def _ordered(answer: Answer) -> list[tuple[dict[str, Any], int]]:
+    "Records of a file in the order in which they are judged, each with its line; 0 where it has none of its own."
+    line_of = dict(zip(map(id, answer.records), answer.lines, strict=False))
+    return [(record, line_of.get(id(record), 0)) for record in in_order(merge_records(answer.records))]
+
+
 def _careful(number: int, name: str, data: bytes, fetched_at: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     "Measurements of one file by the reader of the feed, and its scraps."
     answer = read_file(name, data)
-    line_of = dict(zip(map(id, answer.records), answer.lines, strict=False))
-    ordered = in_order(merge_records(answer.records))
-    lines = np.array([line_of.get(id(record), 0) for record in ordered], "int64")
-    measured = measurements(enrich(record, fetched_at) for record in ordered)
+    ordered = _ordered(answer)
+    lines = np.array([line for _, line in ordered], "int64")
+    measured = measurements(enrich(record, fetched_at) for record, _ in ordered)
     row = measured["record"].to_numpy("int64")
     categories = dict.fromkeys(("sensor_type", "country", "place", "cell", "value_type", "kind"), "category")
     measured = measured.astype(categories).assign(record=number * _FILE + row, file=number, line=lines[row])
@@ -913,17 +922,11 @@ def _staged_records(
         except SettingError as error:
             scraps.append({"reason": "file", "text": str(error), "file": name})
             continue
-        line_of = dict(zip(map(id, answer.records), answer.lines, strict=False))
         scraps += _scraps(answer, name)
-        for rank, record in enumerate(in_order(merge_records(answer.records))):
-            identity = record.get("id") or _STAGED + number * _LINES + line_of.get(id(record), 0)
-            placed.append((_moment(record), number, rank, enrich(record, fetched_at) | {"id": identity}))
+        for rank, (record, line) in enumerate(_ordered(answer)):
+            identity = record.get("id") or _STAGED + number * _LINES + line
+            placed.append((time_key(record), number, rank, enrich(record, fetched_at) | {"id": identity}))
     return [record for *_, record in sorted(placed, key=itemgetter(0, 1, 2))], scraps
-
-
-def _moment(record: Mapping[str, Any]) -> str:
-    "Time of a record as it can be sorted."
-    return str(record.get("timestamp"))[:19].replace("T", " ")
 
 
 def _encoded(record: dict[str, Any]) -> bytes:
@@ -942,7 +945,7 @@ def _stage(
     "Write the records of all chunks for Flink."
     names: list[str] = []
     scraps: list[dict[str, Any]] = []
-    tomorrow = _moment({"timestamp": format_time(datetime.fromisoformat(run.reader.fetched_at) + timedelta(days=1))})
+    tomorrow = time_key({"timestamp": format_time(datetime.fromisoformat(run.reader.fetched_at) + timedelta(days=1))})
     count = 0
     for place, chunk in enumerate(chunks):
         files, broken = _unpacked(chunk, run.reader.contents(chunk))
@@ -951,7 +954,7 @@ def _stage(
         with gzip.open(folder / f"{place:06}.ndjson.gz", "wb", compresslevel=1) as lines:
             for record in records:
                 count += 1
-                if _moment(record) < tomorrow:  # what is later is no reading, which the job can only tell by the time
+                if time_key(record) < tomorrow:  # what is later is no reading, which the job can only tell by the time
                     record["fetched_at"] = f"{count:018}"
                 lines.write(_encoded(record) + b"\n")
     return names, scraps, count

@@ -28,10 +28,9 @@ import numpy as np
 import pycountry
 import redis
 from scipy.spatial import cKDTree
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from .core import NAME_LENGTH, MissingPart, PlaceError, SettingError, Settings, parse_id, parse_number
-from .feed import USER_AGENT
+from .feed import USER_AGENT, retrying
 from .lookups import SharedRedis, connect
 
 # %% ../nbs/04_places.ipynb #c3d7411d
@@ -307,12 +306,7 @@ class Nominatim:
         self._client = httpx.Client(headers=headers, timeout=timeout_s)
         longest_s = 4 * timeout_s + 2 * PAUSE_S  # connecting, sending, waiting, reading
         self._turn = connect(redis_url).lock("sensorlib:1:nominatim", longest_s) if redis_url else _ONE_AT_A_TIME
-        self._retrying = Retrying(
-            stop=stop_after_attempt(attempts),
-            wait=wait_random_exponential(multiplier=pause_s, max=30),
-            retry=retry_if_exception_type(PlaceError),
-            reraise=True,
-        )
+        self._retrying = retrying(PlaceError, attempts, pause_s)
 
     def name(
         self,

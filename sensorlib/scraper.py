@@ -255,6 +255,7 @@ class ScraperMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, *labels: str) -> Counter:
+            "Make a counter."
             return Counter(f"sensorlib_scraper_{name}", about, labels, registry=registry)
 
         self.polls = counter("polls", "Polls; unchanged: the feed had nothing new", "outcome")

@@ -55,6 +55,7 @@ class _Redacted(logging.Formatter):
         self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
+        "Write a line."
         return redact(self._inner.format(record))
 
 
