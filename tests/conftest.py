@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from sensorlib.core import MissingPart
-from sensorlib.local import Part, start_part, start_redis
+from sensorlib.local import Part, start_broker, start_part, start_redis, wait_for_topics
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 INPUTS: Counter[str] = Counter()  # How many generated inputs went through what
@@ -154,3 +154,18 @@ def web() -> Iterator[Web]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    "Address of a Kafka broker with our topics; the test is skipped where there is none."
+    folder = tmp_path_factory.mktemp("broker")
+    try:
+        part, address = start_broker(folder / "kafka", folder)
+    except MissingPart as error:
+        pytest.skip(str(error))
+    try:
+        wait_for_topics(part, address)
+        yield address
+    finally:
+        part.stop()

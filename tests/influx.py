@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sensorlib.local import Part, start_part
+
 
 @dataclass(frozen=True)
 class Influx:
@@ -96,20 +98,24 @@ def influxd_command(program: str, address: str, folder: Path) -> list[str]:
     return [program, f"--http-bind-address={address.removeprefix('http://')}", *paths, "--reporting-disabled"]
 
 
+def start_influxd(program: str, folder: Path, logs: Path) -> tuple[Influx, Part]:
+    "Start a server that keeps everything in a folder and that nobody has set up; it is healthy when this returns."
+    server = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
+    part = start_part("influxd", influxd_command(program, server.address, folder), logs)
+    wait_until_healthy(server.address, part.process, part.log_file)
+    return server, part
+
+
 @contextmanager
 def running_influxd(program: str, folder: Path, set_up: bool = True) -> Iterator[Influx]:
-    "Start influxd in a folder, set it up unless told not to, and end it."
-    server = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(influxd_command(program, server.address, folder), stdout=log, stderr=log)
+    "Have a server in a folder for a while, set up unless told not to."
+    server, part = start_influxd(program, folder, folder)
     try:
-        wait_until_healthy(server.address, process, folder / "log")
         if set_up:
             server.set_up()
         yield server
     finally:
-        process.terminate()
-        process.wait(30)
+        part.stop()
 
 
 def wait_until_healthy(address: str, process: subprocess.Popen, log: Path) -> None:

@@ -13,18 +13,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from sensorlib.bus import Handler, Lane, Outbox, Receiver
 from sensorlib.core import StoreError, StoreRefused
-from sensorlib.local import start_broker, wait_for_topics
 
 PARTITIONS = 4
-
-
-@pytest.fixture(scope="module")
-def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("bus")
-    broker, address = start_broker(folder, folder)
-    wait_for_topics(broker, address)
-    yield address
-    broker.stop()
 
 
 @pytest.fixture

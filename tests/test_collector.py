@@ -5,13 +5,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from outbox import Outbox
 
 from sensorlib.collector import Progress, read_message, store_batch
 from sensorlib.completeness import SensorHour
@@ -48,22 +49,6 @@ class Envelope:
 
     def timestamp(self) -> tuple[int, int]:
         return (1, self.sent_ms)
-
-
-@dataclass
-class Letters:
-    "Takes dead letters; refuses the first few flushes."
-
-    refusals: int = 0
-    sent: list[tuple[str, str | None, bytes]] = field(default_factory=list)
-
-    def send(self, topic: str, key: str | None, value: bytes) -> None:
-        self.sent.append((topic, key, value))
-
-    def flush(self) -> None:
-        if self.refusals:
-            self.refusals -= 1
-            raise BusError("no broker")
 
 
 def told(reading: Reading = READING, **changes: Any) -> Envelope:
@@ -103,7 +88,7 @@ BAD: dict[str, bytes | None] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_is_no_reading_is_buried_with_place_and_bytes(store: SqliteStore, what: str) -> None:
-    letters, progress = Letters(), Progress()
+    letters, progress = Outbox(), Progress()
     store_batch([told(), Envelope(BAD[what]), told(value_type="P2")], store, letters, progress)  # type: ignore[arg-type]
     ((topic, key, letter),) = letters.sent
     found = json.loads(letter)
@@ -150,10 +135,10 @@ def test_redelivery_changes_nothing(store: SqliteStore, tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "readings.db") as db:
             return [row for table in ("readings", "latest", "sites") for row in db.execute(f"SELECT * FROM {table}")]
 
-    store_batch(batch(50), store, Letters(), Progress())  # type: ignore[arg-type]
+    store_batch(batch(50), store, Outbox(), Progress())  # type: ignore[arg-type]
     once = rows()
     for again in (batch(50), batch(20), list(reversed(batch(50)))):
-        store_batch(again, store, Letters(), Progress())  # type: ignore[arg-type]
+        store_batch(again, store, Outbox(), Progress())  # type: ignore[arg-type]
     assert rows() == once
     assert store.counts() == {"particulates": 50}
 
@@ -162,8 +147,8 @@ def test_progress_is_counted(store: SqliteStore) -> None:
     progress = Progress()
     now_ms = int(time.time() * 1000)
     messages = [replace(m, sent_ms=now_ms - 5000) for m in [*batch(10), Envelope(b"")]]
-    store_batch(messages, store, Letters(), progress)  # type: ignore[arg-type]
-    store_batch([told(qc=FLAGS["indoor"])], store, Letters(), progress)  # type: ignore[arg-type]
+    store_batch(messages, store, Outbox(), progress)  # type: ignore[arg-type]
+    store_batch([told(qc=FLAGS["indoor"])], store, Outbox(), progress)  # type: ignore[arg-type]
     assert (progress.received, progress.stored, progress.dead, progress.flagged) == (12, 11, 1, 5)
     assert FLAGS["indoor"] & FAULTS == 0
     assert len(progress.latencies_s) == 11
@@ -175,7 +160,7 @@ def test_there_is_no_latency_before_the_first_reading() -> None:
 
 
 def test_a_store_that_refuses_leaves_progress_and_letters_untouched(store: SqliteStore, tmp_path: Path) -> None:
-    impatient, letters, progress = SqliteStore(tmp_path / "readings.db", busy_s=0.05), Letters(), Progress()
+    impatient, letters, progress = SqliteStore(tmp_path / "readings.db", busy_s=0.05), Outbox(), Progress()
     other = sqlite3.connect(tmp_path / "readings.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="another process"):
@@ -189,7 +174,7 @@ def test_a_store_that_refuses_leaves_progress_and_letters_untouched(store: Sqlit
 
 
 def test_a_broker_that_refuses_the_dead_letters_leaves_progress_untouched(store: SqliteStore) -> None:
-    letters, progress = Letters(refusals=1), Progress()
+    letters, progress = Outbox(refusals=1), Progress()
     messages = [*batch(5), Envelope(b"")]
     with pytest.raises(BusError):
         store_batch(messages, store, letters, progress)  # type: ignore[arg-type]
@@ -200,7 +185,7 @@ def test_a_broker_that_refuses_the_dead_letters_leaves_progress_untouched(store:
 
 
 def test_a_batch_of_nothing_and_a_batch_of_nothing_good(store: SqliteStore) -> None:
-    letters, progress = Letters(), Progress()
+    letters, progress = Outbox(), Progress()
     store_batch([], store, letters, progress)  # type: ignore[arg-type]
     store_batch([Envelope(b"x")] * 3, store, letters, progress)  # type: ignore[arg-type]
     assert (progress.received, progress.stored, progress.dead, len(letters.sent)) == (3, 0, 3, 3)
@@ -218,7 +203,7 @@ def hours_in(store: SqliteStore) -> list[SensorHour]:
 
 
 def test_rows_of_completeness_are_stored_and_are_no_readings(store: SqliteStore) -> None:
-    progress, letters = Progress(), Letters()
+    progress, letters = Progress(), Outbox()
     for _ in range(2):
         store_batch(
             [told(), Envelope(hour_text(), COMPLETENESS_TOPIC), told(value_type="P2")], store, letters, progress
@@ -247,7 +232,7 @@ def test_rows_of_completeness_are_stored_and_are_no_readings(store: SqliteStore)
     ],
 )
 def test_what_is_no_row_of_completeness_is_buried(store: SqliteStore, bad: bytes | None) -> None:
-    progress, letters = Progress(), Letters()
+    progress, letters = Progress(), Outbox()
     batch = [Envelope(bad, COMPLETENESS_TOPIC), Envelope(hour_text(), COMPLETENESS_TOPIC), told()]
     store_batch(batch, store, letters, progress)  # type: ignore[arg-type]
     ((_, _, letter),) = letters.sent
@@ -261,7 +246,7 @@ def test_a_row_of_completeness_that_the_store_will_never_keep_is_buried(store: S
     store._db.execute(
         "CREATE TRIGGER never BEFORE INSERT ON completeness WHEN NEW.sensor_id = 5 BEGIN SELECT RAISE(ABORT, 'never'); END"
     )
-    letters = Letters()
+    letters = Outbox()
     rows = [Envelope(hour_text(sensor_id=n), COMPLETENESS_TOPIC) for n in (4, 5, 6)]
     store_batch(rows, store, letters, Progress())  # type: ignore[arg-type]
     assert [(json.loads(x)["reason"], json.loads(x)["says"]) for _, _, x in letters.sent] == [

@@ -16,6 +16,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from outbox import Outbox
 
 from sensorlib.completeness import (
     DAY_S,
@@ -36,7 +37,7 @@ from sensorlib.completeness import (
     restore,
     surely_shown,
 )
-from sensorlib.core import COMPLETENESS_TOPIC, BusError, FeedError
+from sensorlib.core import COMPLETENESS_TOPIC, FeedError
 from sensorlib.feed import Answer
 from sensorlib.scraper import Ledger, LocalMemory, Memory, SharedMemory, scrape
 
@@ -222,7 +223,7 @@ def draw_city(rng: np.random.Generator, minutes: int = 360) -> City:
 def live_through(city: City, memory: Any) -> tuple[list[SensorHour], np.ndarray, np.ndarray]:
     "Rows of all runs; what was to be in a file that was fetched; what came."
     fetched, came = np.zeros_like(city.lost), np.zeros_like(city.lost)
-    sent, rows = Kept(), []
+    sent, rows = Outbox(), []
     ledger = Ledger(memory, sent, NOON, CollectorRegistry())
     for minute, new in city.polled:
         now_s = NOON_S + 60 * minute
@@ -236,25 +237,6 @@ def live_through(city: City, memory: Any) -> tuple[list[SensorHour], np.ndarray,
     ledger.end()
     rows = [msgspec.json.decode(value, type=SensorHour) for _, _, value in sent.messages]
     return rows, fetched, came
-
-
-@dataclass
-class Kept:
-    "Where rows go in these tests; refuses the first few flushes."
-
-    refusals: int = 0
-    messages: list[tuple[str, str | None, bytes]] = field(default_factory=list)
-    waiting: list[tuple[str, str | None, bytes]] = field(default_factory=list)
-
-    def send(self, topic: str, key: str | None, value: bytes) -> None:
-        self.waiting.append((topic, key, value))
-
-    def flush(self) -> None:
-        taken, self.waiting = self.waiting, []
-        if self.refusals:
-            self.refusals -= 1
-            raise BusError("no broker")
-        self.messages += taken
 
 
 def record(sensor_id: int, moment_s: int) -> dict[str, Any]:
@@ -287,11 +269,11 @@ def steady(*sensors: int, minutes: int = 30, start: int = 0) -> Iterator[tuple[i
         yield now_s, [record(sensor, t) for sensor in sensors for t in times]
 
 
-def led(memory: Memory, sent: Kept, run: datetime = NOON, registry: CollectorRegistry | None = None) -> Ledger:
+def led(memory: Memory, sent: Outbox, run: datetime = NOON, registry: CollectorRegistry | None = None) -> Ledger:
     return Ledger(memory, sent, run, registry or CollectorRegistry())
 
 
-def rows_of(sent: Kept) -> list[SensorHour]:
+def rows_of(sent: Outbox) -> list[SensorHour]:
     assert {topic for topic, _, _ in sent.messages} <= {COMPLETENESS_TOPIC}
     rows = [msgspec.json.decode(value, type=SensorHour) for _, _, value in sent.messages]
     assert [key for _, key, _ in sent.messages] == [str(row.sensor_id) for row in rows]
@@ -351,7 +333,7 @@ def test_an_account_does_not_grow() -> None:
 
 
 def test_prometheus_is_told_the_sums() -> None:
-    registry, sent = CollectorRegistry(), Kept()
+    registry, sent = CollectorRegistry(), Outbox()
     ledger = led(LocalMemory(), sent, registry=registry)
     for now_s, records in steady(1, 2, 3, minutes=90):
         away = 40 * 60 <= now_s - NOON_S < 60 * 60
@@ -368,7 +350,7 @@ def test_prometheus_is_told_the_sums() -> None:
 
 
 def test_a_run_that_was_killed_is_told_by_the_next_and_the_time_between_is_ours(redis_url: str) -> None:
-    first, second = Kept(), Kept()
+    first, second = Outbox(), Outbox()
     ledger = led(SharedMemory(redis_url), first)
     for now_s, records in steady(1, 2):
         ledger.note(records, now_s, now_s + 1)
@@ -389,9 +371,9 @@ def test_a_run_that_was_killed_is_told_by_the_next_and_the_time_between_is_ours(
 
 
 def test_rows_that_no_broker_took_outlive_two_processes(redis_url: str) -> None:
-    runs, sent = [NOON.replace(minute=minute) for minute in (0, 20, 40)], Kept()
+    runs, sent = [NOON.replace(minute=minute) for minute in (0, 20, 40)], Outbox()
     for run in runs:
-        ledger = led(SharedMemory(redis_url), Kept(refusals=1000) if run < runs[-1] else sent, run)
+        ledger = led(SharedMemory(redis_url), Outbox(refusals=1000) if run < runs[-1] else sent, run)
         for now_s, records in steady(1, start=run.minute, minutes=20):
             ledger.note(records, now_s, now_s + 1)
             ledger.turn(now_s)
@@ -402,7 +384,7 @@ def test_rows_that_no_broker_took_outlive_two_processes(redis_url: str) -> None:
 
 @pytest.mark.parametrize("deaths", [1, 2, 3])
 def test_a_row_that_comes_again_after_a_crash_counts_once(redis_url: str, deaths: int) -> None:
-    class Dying(Kept):
+    class Dying(Outbox):
         def flush(self) -> None:
             "Die with the rows at the broker, and before they are forgotten here."
             taken = len(self.waiting)
@@ -428,7 +410,7 @@ def test_a_row_that_comes_again_after_a_crash_counts_once(redis_url: str, deaths
 
 
 def test_a_run_that_ended_in_order_is_told_once(redis_url: str) -> None:
-    sent = [Kept(), Kept()]
+    sent = [Outbox(), Outbox()]
     for run, out in enumerate(sent):
         ledger = led(SharedMemory(redis_url), out, datetime(2026, 1, 15, 12, 30 * run, tzinfo=UTC))
         for now_s, records in steady(1, start=30 * run):
@@ -441,7 +423,7 @@ def test_a_run_that_ended_in_order_is_told_once(redis_url: str) -> None:
 
 
 def test_without_redis_a_run_begins_knowing_nothing() -> None:
-    sent = Kept()
+    sent = Outbox()
     ledger = led(LocalMemory(), sent)
     for start in (0, 50):
         ledger = led(LocalMemory(), sent)
@@ -453,7 +435,7 @@ def test_without_redis_a_run_begins_knowing_nothing() -> None:
 
 
 def test_rows_that_the_broker_refuses_come_again() -> None:
-    sent = Kept(refusals=3)
+    sent = Outbox(refusals=3)
     ledger = led(LocalMemory(), sent)
     for now_s, records in steady(1, minutes=70):
         ledger.note(records, now_s, now_s + 1)
@@ -467,7 +449,7 @@ def test_rows_that_the_broker_refuses_come_again() -> None:
 def test_what_redis_keeps_may_be_garbage(redis_url: str, text: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.hset("sensorlib:1:completeness", mapping={"run": text, "81": b"[]", "x": b""})
-    sent = Kept()
+    sent = Outbox()
     ledger = led(SharedMemory(redis_url), sent)
     assert "beginning anew" in caplog.text
     for now_s, records in steady(1):
@@ -498,7 +480,7 @@ def test_what_redis_did_not_take_is_kept_the_next_time() -> None:
             return taken
 
     memory = Flaky()
-    ledger = led(memory, Kept())
+    ledger = led(memory, Outbox())
     ledger.note([record(1, NOON_S - 10)], NOON_S, NOON_S + 1)
     for now_s in (NOON_S, NOON_S + 1):
         ledger.turn(now_s)
@@ -516,7 +498,7 @@ def test_what_redis_did_not_take_is_kept_the_next_time() -> None:
     ],
 )
 def test_an_odd_record_is_not_counted(odd: dict[str, Any]) -> None:
-    sent = Kept()
+    sent = Outbox()
     ledger = led(LocalMemory(), sent)
     ledger.note([odd], NOON_S, NOON_S + 1)
     ledger.turn(NOON_S + 600)
@@ -553,13 +535,13 @@ def test_the_scraper_hurries_after_a_failure_and_keeps_its_pace_after_a_success(
         raise FeedError("away")
 
     polls = [("test", ask) for ask in (lambda: Answer([]), fail, fail, lambda: None, fail)]
-    scrape(polls, LocalMemory(), Kept(), Watch(), pause_s=60.0)
+    scrape(polls, LocalMemory(), Outbox(), Watch(), pause_s=60.0)
     assert [round(pause, 1) for pause in pauses] == [60.0, RETRY_S, RETRY_S, 60.0, RETRY_S]
 
 
 def test_the_scraper_counts_only_what_was_delivered(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    sent = Kept()
+    sent = Outbox()
     now_s = int(datetime.now(UTC).timestamp())
     found = Answer([record(1, now_s - 60), record(2, now_s - 60)])
     ledger = led(LocalMemory(), sent, datetime.now(UTC))

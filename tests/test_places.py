@@ -23,9 +23,10 @@ import numpy as np
 import pytest
 import redis
 import reverse_geocode
+from outbox import Outbox
 
 from sensorlib.archive import open_files, read_file
-from sensorlib.core import BusError, MissingPart, PlaceError, Reading, SettingError, Settings
+from sensorlib.core import MissingPart, PlaceError, Reading, SettingError, Settings
 from sensorlib.feed import Answer
 from sensorlib.places import (
     CELL_DEGREES,
@@ -331,20 +332,8 @@ def test_a_redis_that_is_full_stops_nothing(own_redis: "OwnRedis") -> None:
         assert len(client.keys("sensorlib:1:place:*")) == 2000
 
 
-@dataclass
-class Outbox:
-    "Keeps what it is given, and refuses the first few flushes."
-
-    refusals: int = 0
-    sent: list[tuple[str, str | None, bytes]] = field(default_factory=list)
-
-    def send(self, topic: str, key: str | None, value: bytes) -> None:
-        self.sent.append((topic, key, value))
-
-    def flush(self) -> None:
-        if self.refusals:
-            self.refusals -= 1
-            raise BusError("no broker")
+class Sent(Outbox):
+    "Says which places were sent."
 
     def places(self) -> set[tuple[int, str | None]]:
         told = [json.loads(value) for _, _, value in self.sent]
@@ -352,7 +341,7 @@ class Outbox:
 
 
 def test_a_thousand_restarts_geocode_no_location_twice(redis_url: str) -> None:
-    counting, outbox = Counting(), Outbox()
+    counting, outbox = Counting(), Sent()
     for restart in range(1000):
         records = [record(1 + (restart + n) % 1050, sensor=restart * 100 + n) for n in range(50)] + [record(9999, 0, 0)]
         places = Places(Names(redis_url), counting)
@@ -392,7 +381,7 @@ def test_a_poll_that_is_sent_again_has_the_names_of_the_first_time(redis_url: st
         def wait(self, timeout: float | None = None) -> bool:
             return False
 
-    outbox, polls = Outbox(refusals=2), [("test", lambda: Answer([record()]))]
+    outbox, polls = Sent(refusals=2), [("test", lambda: Answer([record()]))]
     scrape(polls, SharedMemory(redis_url), outbox, Hurry(), places=Fickle())
     assert (len(outbox.sent), outbox.places()) == (3, {(7, "name 1")})
 

@@ -7,13 +7,14 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from outbox import Outbox
 
 from sensorlib.archive import open_files, read_file
 from sensorlib.bus import dead_letter
@@ -42,23 +43,8 @@ POLLS = "api/2017-10-29_sensor_2125_2126_polls.tar.zst"
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 
 
-@dataclass
-class Sent:
-    "Where messages go in these tests; refuses the first few flushes, as a broker does that loses what it had taken."
-
-    refusals: int = 0
-    messages: list[tuple[str, str | None, bytes]] = field(default_factory=list)
-    waiting: list[tuple[str, str | None, bytes]] = field(default_factory=list)
-
-    def send(self, topic: str, key: str | None, value: bytes) -> None:
-        self.waiting.append((topic, key, value))
-
-    def flush(self) -> None:
-        taken, self.waiting = self.waiting, []
-        if self.refusals:
-            self.refusals -= 1
-            raise BusError("no broker")
-        self.messages += taken
+class Sent(Outbox):
+    "Says what arrived."
 
     def values(self) -> list[tuple[object, str]]:
         "Record id and value type of every value that arrived."

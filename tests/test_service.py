@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from sensorlib.core import COMPLETENESS_TOPIC, RAW_TOPIC, MissingPart, SettingError, read_status
-from sensorlib.local import Part, start_broker, start_part, topic_sizes, wait_for_topics
+from sensorlib.core import COMPLETENESS_TOPIC, RAW_TOPIC, SettingError, read_status
+from sensorlib.local import Part, start_part, topic_sizes
 from sensorlib.service import Health, formatter, redact, serving
 
 
@@ -236,21 +235,6 @@ def test_a_second_signal_ends_a_process_that_is_stuck() -> None:
     assert process.wait(5.0) == 1
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    "Address of a Kafka broker with our topics."
-    folder = tmp_path_factory.mktemp("broker")
-    try:
-        part, brokers = start_broker(folder / "kafka", folder)
-    except MissingPart as error:
-        pytest.skip(str(error))
-    try:
-        wait_for_topics(part, brokers)
-        yield brokers
-    finally:
-        part.stop()
-
-
 def start_scraper(folder: Path, brokers: str, redis_url: str) -> tuple[Part, str]:
     "A real scraper of a made city, and the address of its port."
     words = "-m sensorlib.cli scrape --source simulate --sensors 30 --poll-s 0.5 --listen 127.0.0.1:0 --log-format json --json"
@@ -273,8 +257,8 @@ def wait_until_ready(part: Part, url: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_real_scraper_tells_the_truth_and_ends_in_order(broker: str, redis_url: str, tmp_path: Path) -> None:
-    part, url = start_scraper(tmp_path, broker, redis_url)
+def test_a_real_scraper_tells_the_truth_and_ends_in_order(brokers: str, redis_url: str, tmp_path: Path) -> None:
+    part, url = start_scraper(tmp_path, brokers, redis_url)
     try:
         wait_until_ready(part, url)
         while read_status(tmp_path / "scrape.json").get("polls", 0) < 3:
@@ -297,7 +281,7 @@ def test_a_real_scraper_tells_the_truth_and_ends_in_order(broker: str, redis_url
     assert end == read_status(tmp_path / "scrape.json")
     assert end["values"] == end["repeated"] + end["sent"] > 0
     assert told[("sensorlib_scraper_values_total", "new")] <= end["sent"]
-    raw, rows = messages_on(broker, RAW_TOPIC), messages_on(broker, COMPLETENESS_TOPIC)
+    raw, rows = messages_on(brokers, RAW_TOPIC), messages_on(brokers, COMPLETENESS_TOPIC)
     assert sum(len(record["sensordatavalues"]) for record in raw) == end["sent"]
     assert sum(row["received"] for row in rows) == len({(r["sensor"]["id"], r["timestamp"]) for r in raw})
     assert {row["sensor_id"] for row in rows} == {record["sensor"]["id"] for record in raw}

@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import httpx
 import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
-from influx import Influx, free_port, influxd_command, needed_influxd, wait_until_healthy
+from influx import Influx, influxd_command, needed_influxd, start_influxd, wait_until_healthy
 
 from sensorlib.bus import Outbox
 from sensorlib.core import KIND_TOPICS, Reading, format_time
@@ -116,9 +115,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, program = tmp_path_factory.mktemp("influxd"), needed_influxd()
-    told = Influx(f"http://127.0.0.1:{free_port()}", "home", secrets.token_hex(16))
-    part = start_part("influxd", influxd_command(program, told.address, folder), folder)
-    wait_until_healthy(told.address, part.process, part.log_file)
+    told, part = start_influxd(program, folder, folder)
     told.set_up()
     server = Server(told, program, folder, part)
     yield server

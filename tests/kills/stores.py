@@ -1,7 +1,6 @@
 """The two stores as the matrix treats them: started in a folder, killed, filled up, and read whole, past the code under test."""
 
 import io
-import secrets
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from typing import Protocol
 
 import httpx
 import pandas as pd
-from influx import Influx, free_port, influxd_command, influxd_program, wait_until_healthy
+from influx import Influx, influxd_program, start_influxd
 
 from sensorlib.core import KINDS, VALUE_TYPES
-from sensorlib.local import Part, start_part
+from sensorlib.local import Part
 
 from .load import KEY
 from .proxy import Proxy, proxy_to
@@ -133,14 +132,12 @@ def keep_in(kind: str, folder: Path, logs: Path) -> Iterator[Kept]:
     if kind == "sqlite":
         yield SqliteKept(folder)
         return
-    program, port = influxd_program(), free_port()
+    program = influxd_program()
     assert program, "no influxd"
-    server = Influx(f"http://127.0.0.1:{port}", "home", secrets.token_hex(16))
-    part = start_part("influxd", influxd_command(program, server.address, folder), logs)
-    with proxy_to(port) as proxy:
+    server, part = start_influxd(program, folder, logs)
+    with proxy_to(int(server.address.rpartition(":")[2])) as proxy:
         kept = InfluxKept(server, part, proxy)
         try:
-            wait_until_healthy(server.address, part.process, part.log_file)
             server.set_up()
             yield kept
         finally:
