@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -151,24 +151,24 @@ def _moment(flag: str, text: str | None) -> datetime | None:
 def rollup(arguments: Arguments) -> int:
     "Average readings by hour and day, and forget old ones."
     from contextlib import closing
-    from functools import partial
 
     from sensorlib.rollups import retain, roll_up
 
-    since, now = _moment("--since", arguments.since), datetime.now(UTC)
     with (
         closing(_existing_store(_settings(arguments).store)) as store,
         _bar(arguments, "days") as bar,
     ):
 
-        def watch(day: datetime, days: int) -> None:
+        def watch(days: Sequence[Any], done: int) -> None:
             "Move the bar."
-            bar.total = days
-            bar.set_postfix_str(f"{day:%Y-%m-%d}")
+            bar.total = len(days)
+            bar.set_postfix_str(f"{days[done - 1].start:%Y-%m-%d} {days[done - 1].kind}")
             bar.update()
 
-        run = partial(retain, store, arguments.keep_days) if arguments.keep_days else partial(roll_up, store, since=since)
-        done = asdict(run(until=now, watch=watch))
+        if arguments.keep_days:
+            done = asdict(retain(store, arguments.keep_days, datetime.now(UTC), watch))
+        else:
+            done = asdict(roll_up(store, _moment("--since", arguments.since), watch))
     before = done["forgotten_before"]
     _print_result(arguments, {**done, "forgotten_before": format_time(before) if before else None})
     return 0
@@ -532,11 +532,11 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--to", dest="until", metavar="TIME", help=f"end, {day}; default: now")
     added.add_argument("--window", choices=("raw", "1h", "1d"), default="raw", help="readings, or averages by hour or day")
     added.add_argument("--good", action="store_true", help="leave out readings with a fault")
-    added = _command(commands, rollup, "store")
+    which = _command(commands, rollup, "store").add_mutually_exclusive_group()
     keep = "forget readings of days that are averaged and older than so many days; InfluxDB does so by itself, see setup"
-    added.add_argument("--keep-days", type=int, help=f"{keep}; default: keep all")
-    since = "average again from this day on, e.g. after a backfill; default: two days before the newest average"
-    added.add_argument("--since", metavar="DAY", help=since)
+    which.add_argument("--keep-days", type=int, help=f"{keep}; default: keep all")
+    since = "average anew from this day on; default: only days to which something was written since they were averaged"
+    which.add_argument("--since", metavar="DAY", help=since)
     added = _command(commands, setup, "store")
     tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
     added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)

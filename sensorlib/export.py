@@ -22,7 +22,8 @@ import pyarrow.parquet
 from . import __version__
 from .core import VALUE_TYPES, SettingError
 from .quality import flag_names, is_good
-from .rollups import DAY, WINDOWS_S, midnight
+from .rollups import WINDOWS_S
+from .rows import DAY, midnight
 from .store import Store
 
 # %% ../nbs/11b_export.ipynb #66eb5c59

@@ -11,8 +11,9 @@ import gzip
 import io
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,9 +27,10 @@ from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
 from .completeness import SensorHour
-from .core import KINDS, READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
-from .rows import AVERAGE_COLUMNS, DIGITS, HOUR_COLUMNS, RAW_COLUMNS, SERIES_COLUMNS
-from .rows import EPOCH, SECOND, Refusal, Unstorable, bounds, label, typed, typed_hours, write_in_halves
+from .core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
+from .rows import AVERAGE_COLUMNS, DAY, DIGITS, EPOCH, HOUR_COLUMNS, RAW_COLUMNS, SECOND, SERIES_COLUMNS
+from .rows import Day, Refusal, Unstorable
+from .rows import bounds, label, midnight, typed, typed_hours, write_in_halves
 
 # %% ../nbs/08c_influx.ipynb #b8e3f281
 _TAGS = ("country", "location_id", "place", "sensor_id", "sensor_type")
@@ -276,6 +278,29 @@ class InfluxBucket:
         with influx_errors(str(to), size):
             self._service.post_write(to.org, to.bucket, body, content_encoding="gzip", precision="s")
 
+# %% ../nbs/08c_influx.ipynb #82b40d6e
+_FLUX_CHANGES = f'{_FROM} |> filter(fn: (r) => r._measurement == "changes") |> group()'
+
+
+def _change_line(
+    kind: str,
+    day: datetime,  # Midnight, UTC
+    change: int,  # Moment of it [us]
+) -> str:
+    return f"changes,kind={kind} at={change}i {(day + DAY - EPOCH) // SECOND - 1}"
+
+
+def _days(
+    changed: pd.DataFrame,  # `kind`, `ts` in seconds, `_value`: notes in the bucket of readings
+    averaged: pd.DataFrame,  # The same in the bucket of averages
+) -> list[Day]:
+    "Put side by side what changed a day and what its averages know."
+    key = ["ts", "kind"]
+    both = changed.merge(averaged, on=key, how="left", suffixes=("", "_averaged")).sort_values(key)
+    both = both.fillna({"_value_averaged": 0}).astype({"_value": "int64", "_value_averaged": "int64"})
+    rows = both[[*key, "_value", "_value_averaged"]].itertuples(index=False)
+    return [Day(kind, midnight(EPOCH + int(ts) * SECOND), change, known) for ts, kind, change, known in rows]
+
 # %% ../nbs/08c_influx.ipynb #b1e372ac
 class InfluxReadings(InfluxBucket):
     """Readings in a bucket.
@@ -286,7 +311,17 @@ class InfluxReadings(InfluxBucket):
 
     def write(self, readings: Sequence[Reading]) -> list[Refusal]:
         "Store readings; InfluxDB has them on its disk when it returns. Give back what can never be kept."
-        return write_in_halves(readings, lambda some: self._send(line_protocol(some), len(some)))
+        refused = write_in_halves(readings, lambda some: self._send(line_protocol(some), len(some)))
+        gone = {id(refusal.reading) for refusal in refused}
+        self._note_change({(r.kind, (r.ts - EPOCH) // DAY) for r in readings if id(r) not in gone})
+        return refused
+
+    def _note_change(self, days: set[tuple[str, int]]) -> None:
+        now = time.time_ns() // 1000
+        lines = [_change_line(kind, EPOCH + day * DAY, now) for kind, day in sorted(days)]
+        with suppress(Unstorable):  # a day that the bucket has just let go; those of the other days are kept
+            if lines:
+                self._send("\n".join(lines), len(lines))
 
     def latest(self, kind: str) -> pd.DataFrame:
         "Newest reading per (sensor_id, value_type); record_id, altitude and cell are missing."
@@ -310,12 +345,6 @@ class InfluxReadings(InfluxBucket):
         rows = self._reader.judged(f"[{endings}]$", kind, (since, until))
         values = _judged_values(rows, ["ts", *_TAGS]).drop_duplicates(["sensor_id", "value_type", "ts"])
         return typed(values[list(RAW_COLUMNS)]).sort_values(list(RAW_COLUMNS[:3]), ignore_index=True)
-
-    def oldest(self) -> datetime | None:
-        "Time of the oldest reading; None without any."
-        rows = [self._reader.rows(kind, _VERDICTS, _ALL_TIME, "|> first() ") for kind in KINDS]
-        seconds = pd.concat(rows)["ts"]
-        return EPOCH + int(seconds.min()) * SECOND if len(seconds) else None
 
     def counts(self) -> dict[str, int]:
         "Stored readings per kind; reads the whole bucket."
@@ -389,15 +418,24 @@ class InfluxAverages(InfluxBucket):
         found = typed(wide.reindex(columns=list(AVERAGE_COLUMNS)))
         return found.sort_values(list(AVERAGE_COLUMNS[:3]), ignore_index=True)
 
-    def newest_average(self, window_s: int) -> datetime | None:
-        "Start of the newest window; None without any."
-        query = f"{_FROM} |> filter(fn: (r) => r.window_s == _window and r._field =~ /_count$/) |> last() |> group()"
-        found = self._reader_of(self._beside).ask(query, _AVERAGE_ROW, _ALL_TIME, _window=str(window_s))
-        return EPOCH + int(found["ts"].max()) * SECOND if len(found) else None
+    def days(self) -> list[Day]:
+        "Days that have readings, and what their averages know of them, oldest first."
+        readers, columns = (self._reader, self._reader_of(self._beside)), ("_time", "_value", "kind")
+        return _days(*(reader.ask(_FLUX_CHANGES, columns, _ALL_TIME) for reader in readers))
+
+    def set_averaged(self, day: Day) -> None:
+        "Note that the averages of a day hold all that was written up to its change."
+        self._send(_change_line(day.kind, day.start, day.change), 0, self._beside)
 
     def forgotten(self) -> datetime:
-        "1970: what the bucket no longer keeps cannot be asked, and is refused when it is written."
-        return EPOCH
+        "First day that the bucket still keeps as a whole; 1970 where it keeps everything."
+        name, org = self._address.bucket, self._address.org
+        with influx_errors(self._where):
+            found = self._client.buckets_api().find_buckets(name=name, org=org).buckets
+        if not found:
+            raise StoreRefused(f"{self._where}: no such bucket, or the token may not see it; {_INFLUX_ADVICE[404]}")
+        keep_s = sum(rule.every_seconds for rule in found[0].retention_rules)
+        return midnight(datetime.now(UTC) - keep_s * SECOND) + DAY if keep_s else EPOCH
 
     def forget(self, before: datetime) -> None:
         "Refuse: a bucket forgets by itself."

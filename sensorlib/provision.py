@@ -73,6 +73,12 @@ def _organisation(client: InfluxDBClient, address: Address) -> Organization:
 _DAY_S = 24 * 3600
 
 
+def _rule(keep_days: int) -> BucketRetentionRules:
+    "Keep for some days, in pieces of whole days that are shorter than that."
+    piece_s = 7 * _DAY_S if keep_days > 180 else _DAY_S
+    return BucketRetentionRules(type="expire", every_seconds=keep_days * _DAY_S, shard_group_duration_seconds=piece_s)
+
+
 def _bucket(
     client: InfluxDBClient,
     org: Organization,
@@ -81,8 +87,8 @@ def _bucket(
 ) -> Bucket:
     "Make a bucket, or set how long it keeps."
     buckets = client.buckets_api()
-    found = buckets.find_bucket_by_name(name)
-    rules = [BucketRetentionRules(type="expire", every_seconds=keep_days * _DAY_S)] if keep_days else []
+    found = next((bucket for bucket in buckets.find_buckets_iter(org_id=org.id) if bucket.name == name), None)
+    rules = [_rule(keep_days)] if keep_days else []
     if found is None:
         return buckets.create_bucket(bucket_name=name, org=org, retention_rules=rules)
     if keep_days is not None and [r.every_seconds for r in found.retention_rules] != [r.every_seconds for r in rules]:
@@ -150,8 +156,9 @@ def provision(
     keep_days: int | None = None,  # Days to keep readings, 0: for ever; None: as it is, for ever in a new bucket
 ) -> dict[str, bool]:  # Part -> whether a new token was made
     "Set a server up for sensorlib."
-    if keep_days is not None and keep_days < 0:
-        raise SettingError(f"readings cannot be kept for {keep_days} days, expected a number of days, or 0 for ever")
+    if keep_days is not None and (keep_days < 0 or keep_days == 1):
+        wanted = "expected 2 or more, so that a day can be averaged when it is over, or 0 for ever"
+        raise SettingError(f"readings cannot be kept for {keep_days} days, {wanted}")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _administrator(address, token) as client:
         org = _organisation(client, address)

@@ -16,7 +16,7 @@ import pandas as pd
 from .completeness import SensorHour
 from .core import Reading, SettingError
 from .influx import InfluxStore, influx_address, influx_token
-from .rows import DIGITS, Refusal
+from .rows import DIGITS, Day, Refusal
 from .sqlite import SqliteStore
 
 # %% ../nbs/09_store.ipynb #20f1886f
@@ -39,9 +39,6 @@ class Store(Protocol):
     def readings(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
         "Readings of all sensors in [since, until), of those whose id ends in one of these digits: RAW_COLUMNS."
 
-    def oldest(self) -> datetime | None:
-        "Time of the oldest reading; None without any."
-
     def counts(self) -> dict[str, int]:
         "Stored readings per kind; a kind without any is left out."
 
@@ -59,14 +56,20 @@ class Store(Protocol):
     def averages(self, kind: str, window_s: int, since: datetime, until: datetime) -> pd.DataFrame:
         "Averages of all sensors in [since, until): AVERAGE_COLUMNS."
 
-    def newest_average(self, window_s: int) -> datetime | None:
-        "Start of the newest window; None without any."
+    def days(self) -> list[Day]:
+        "Days that have readings, each kind for itself, and what their averages know of them, oldest first."
+
+    def set_averaged(self, day: Day) -> None:
+        "Note that the averages of a day hold all that was written up to its change."
 
     def forgotten(self) -> datetime:
-        "Moment before which no readings are kept; 1970 where none were forgotten."
+        "Day from which on all readings are kept; 1970 where none were forgotten."
 
     def forget(self, before: datetime) -> None:
-        "Delete the readings before a moment; later ones of that time are refused."
+        """Delete the readings of the days before a moment; later ones of that time are refused.
+
+        Raises StoreError while a day before it is due to be averaged.
+        """
 
     def write_completeness(self, hours: Sequence[SensorHour]) -> None:
         "Store rows of the account of completeness; a row that comes again replaces itself."

@@ -13,7 +13,8 @@ import pytest
 from sensorlib import cli
 from sensorlib.core import KINDS, Reading, SettingError
 from sensorlib.export import ATTRIBUTION, AVERAGE_FIELDS, LICENSE, RAW_FIELDS, exported, write_export
-from sensorlib.rollups import DAY, roll_up
+from sensorlib.rollups import roll_up
+from sensorlib.rows import DAY
 from sensorlib.sqlite import SqliteStore
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -68,7 +69,7 @@ def test_readings_read_back_as_they_are_in_the_store(store: SqliteStore, tmp_pat
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_averages_come_with_count_and_coverage(store: SqliteStore, tmp_path: Path, name: str) -> None:
-    roll_up(store, NOON + 2 * DAY)
+    roll_up(store)
     frames = exported(store, ["noise"], NOON - DAY, NOON + 2 * DAY, window="1d")
     assert write_export(frames, tmp_path / name) == 4
     found = read(tmp_path / name)

@@ -3,6 +3,8 @@
 import json
 import stat
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from sensorlib import cli
 from sensorlib.core import Reading, SettingError, StoreRefused
 from sensorlib.influx import Address, InfluxStore
 from sensorlib.provision import GRANTS, provision
+from sensorlib.rollups import roll_up
 
 READING = Reading(81, datetime.now(UTC).replace(microsecond=0), "noise", "noise_LAeq", 51.5)
 
@@ -29,9 +32,9 @@ def address_of(server: Influx, bucket: str = "readings") -> Address:
     return Address(server.address, server.org, bucket)
 
 
-def keeps(server: Influx) -> dict[str, int]:
-    "Seconds that each bucket keeps; 0: for ever."
-    found = server.ask("GET", "/api/v2/buckets?limit=100")["buckets"]
+def keeps(server: Influx, org: str = "") -> dict[str, int]:
+    "Seconds that each bucket of an organisation keeps; 0: for ever."
+    found = server.ask("GET", f"/api/v2/buckets?limit=100&org={org or server.org}")["buckets"]
     rules = {b["name"]: b["retentionRules"] for b in found if not b["name"].startswith("_")}
     return {name: some[0]["everySeconds"] if some else 0 for name, some in rules.items()}
 
@@ -85,6 +88,28 @@ def test_the_collector_writes_with_its_token_and_no_other_bucket(bare: Influx, t
         InfluxStore(address_of(bare, "forecasts"), token).write([READING])
 
 
+def test_the_roll_up_needs_no_more_than_its_token(bare: Influx, tmp_path: Path) -> None:
+    provision(address_of(bare), bare.token, tmp_path, keep_days=30)
+    tokens = {part: (tmp_path / f"{part}.token").read_text().strip() for part in GRANTS}
+    with closing(InfluxStore(address_of(bare), tokens["collect"])) as collector:
+        assert collector.write([READING]) == []
+    with closing(InfluxStore(address_of(bare), tokens["rollup"])) as store:
+        assert roll_up(store).good == 1
+        assert roll_up(store).days == 0
+    provision(address_of(bare), bare.token, tmp_path, keep_days=0)
+
+
+def test_organisations_of_one_server_have_buckets_of_their_own(bare: Influx, tmp_path: Path) -> None:
+    theirs = replace(address_of(bare), org="elsewhere")
+    provision(address_of(bare), bare.token, tmp_path / "ours", keep_days=90)
+    provision(theirs, bare.token, tmp_path / "theirs", keep_days=7)
+    kept = {org: keeps(bare, org)["readings"] for org in (bare.org, "elsewhere")}
+    assert kept == {bare.org: 90 * 86400, "elsewhere": 7 * 86400}
+    with closing(InfluxStore(theirs, (tmp_path / "theirs" / "collect.token").read_text().strip())) as store:
+        assert store.write([READING]) == []
+    provision(address_of(bare), bare.token, tmp_path / "ours", keep_days=0)
+
+
 @pytest.mark.parametrize("spoil", ["removed", "other"])
 def test_a_lost_token_is_replaced_and_worth_nothing(bare: Influx, tmp_path: Path, spoil: str) -> None:
     provision(address_of(bare), bare.token, tmp_path)
@@ -117,6 +142,16 @@ def test_a_wrong_administrator_is_refused(bare: Influx, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_negative_time_to_keep_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="-1 days"):
-        provision(Address("http://127.0.0.1:9", "home", "readings"), "t", tmp_path, keep_days=-1)
+@pytest.mark.parametrize("days", [2, 6, 7, 400])
+def test_readings_are_kept_for_any_number_of_days(bare: Influx, tmp_path: Path, days: int) -> None:
+    try:
+        provision(address_of(bare), bare.token, tmp_path, keep_days=days)
+        assert keeps(bare)["readings"] == days * 86400
+    finally:
+        provision(address_of(bare), bare.token, tmp_path, keep_days=0)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_time_to_keep_that_makes_no_sense_is_refused(tmp_path: Path, days: int) -> None:
+    with pytest.raises(SettingError, match=f"{days} days, expected 2 or more"):
+        provision(Address("http://127.0.0.1:9", "home", "readings"), "t", tmp_path, keep_days=days)

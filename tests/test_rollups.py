@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,10 @@ import pytest
 
 from sensorlib import cli
 from sensorlib.completeness import SensorHour
-from sensorlib.core import KINDS, Reading, SettingError
+from sensorlib.core import KINDS, Reading, SettingError, StoreError
 from sensorlib.frames import average
-from sensorlib.rollups import DAY, WINDOWS_S, average_day, days_to_average, retain, roll_up
-from sensorlib.rows import AVERAGE_COLUMNS, HOUR_COLUMNS
+from sensorlib.rollups import WINDOWS_S, average_day, days_to_average, retain, roll_up
+from sensorlib.rows import AVERAGE_COLUMNS, DAY, HOUR_COLUMNS
 from sensorlib.sqlite import SqliteStore
 from sensorlib.store import Store, open_store
 
@@ -82,7 +82,7 @@ def all_averages(store: Store, window: str) -> pd.DataFrame:
 def test_averages_are_those_of_the_frames(store: Store) -> None:
     some = readings()
     store.write(some)
-    done = roll_up(store, MIDNIGHT + 2 * DAY)
+    done = roll_up(store)
     assert (done.readings, done.good) == (len(some), sum(r.qc == 0 for r in some))
     for window in WINDOWS_S:
         days = [frame_of([r for r in some if r.ts.date() == d]) for d in sorted({r.ts.date() for r in some})]
@@ -97,16 +97,17 @@ def test_averages_are_those_of_the_frames(store: Store) -> None:
 def test_every_good_reading_is_in_one_hour_and_one_day(store: Store) -> None:
     some = readings(days=1.5)
     store.write(some)
-    roll_up(store, MIDNIGHT + 2 * DAY)
+    roll_up(store)
     good = sum(r.qc == 0 for r in some)
     assert {window: int(all_averages(store, window)["count"].sum()) for window in WINDOWS_S} == {"1h": good, "1d": good}
 
 
 def test_running_again_changes_nothing(store: Store) -> None:
     store.write(readings())
-    first = roll_up(store, MIDNIGHT + 2 * DAY, since=MIDNIGHT)
+    first = roll_up(store)
     kept = {window: all_averages(store, window) for window in WINDOWS_S}
-    assert roll_up(store, MIDNIGHT + 2 * DAY, since=MIDNIGHT) == first
+    assert roll_up(store).days == 0
+    assert roll_up(store, since=MIDNIGHT) == first
     for window in WINDOWS_S:
         pd.testing.assert_frame_equal(all_averages(store, window), kept[window])
 
@@ -115,9 +116,9 @@ def test_a_late_reading_and_a_new_verdict_change_their_hour(store: Store) -> Non
     some = [r for r in readings(days=0.25, sensors=1) if r.value_type == "P1"]
     late, others = some[10], some[:10] + some[11:]
     store.write(others)
-    roll_up(store, MIDNIGHT + DAY)
+    roll_up(store)
     store.write([late, replace(others[0], qc=2, value=5e6)])
-    roll_up(store, MIDNIGHT + DAY)
+    roll_up(store)
     daily = all_averages(store, "1d")
     good = [r.value for r in [late, *others[1:]] if r.qc == 0]
     assert daily["count"].tolist() == [len(good)]
@@ -126,7 +127,7 @@ def test_a_late_reading_and_a_new_verdict_change_their_hour(store: Store) -> Non
 
 def test_a_window_without_a_good_reading_has_a_count_of_0(store: Store) -> None:
     store.write([Reading(5, MIDNIGHT + timedelta(minutes=n), "noise", "noise_LAeq", 999.0, 2) for n in range(9)])
-    roll_up(store, MIDNIGHT + timedelta(hours=1))
+    roll_up(store)
     for window in WINDOWS_S:
         row = all_averages(store, window).iloc[0]
         assert (row["count"], np.isnan(row["value"]), row["coverage"]) == (0, True, 0.0)
@@ -136,23 +137,81 @@ def test_decibels_are_averaged_by_energy(store: Store) -> None:
     store.write(
         [Reading(5, MIDNIGHT + timedelta(minutes=n), "noise", "noise_LAeq", v) for n, v in ((0, 40.0), (1, 70.0))]
     )
-    roll_up(store, MIDNIGHT + timedelta(hours=1))
+    roll_up(store)
     assert all_averages(store, "1h")["value"].tolist() == pytest.approx([66.99], abs=0.01)
 
 
 def test_an_empty_store_has_nothing_to_roll_up(store: Store) -> None:
-    assert (store.oldest(), store.newest_average(86_400)) == (None, None)
-    assert roll_up(store, MIDNIGHT).days == 0
+    assert store.days() == []
+    assert roll_up(store).days == 0
     assert len(all_averages(store, "1h")) == 0
     assert store.averages("noise", 3600, MIDNIGHT, MIDNIGHT + DAY).dtypes["count"] == "int64"
 
 
-def test_a_run_begins_two_days_before_the_newest_average(store: Store) -> None:
-    store.write(readings(days=5, sensors=1, step_s=7200))
-    assert len(days_to_average(store, MIDNIGHT + 5 * DAY)) == 6
-    roll_up(store, MIDNIGHT + 5 * DAY)
-    assert days_to_average(store, MIDNIGHT + 5 * DAY) == [MIDNIGHT + n * DAY for n in (2, 3, 4, 5)]
-    assert len(days_to_average(store, MIDNIGHT + 5 * DAY, since=MIDNIGHT)) == 6
+def test_a_run_takes_the_days_that_something_was_written_to(store: Store) -> None:
+    some = readings(days=5, sensors=1, step_s=7200)
+    store.write(some)
+    assert [(d.kind, d.start) for d in days_to_average(store)] == sorted(
+        {(r.kind, MIDNIGHT + (r.ts - MIDNIGHT) // DAY * DAY) for r in some}, key=lambda d: (d[1], d[0])
+    )
+    roll_up(store)
+    assert days_to_average(store) == []
+    store.write([some[0]])
+    assert [(d.kind, d.start) for d in days_to_average(store)] == [(some[0].kind, MIDNIGHT)]
+    roll_up(store)
+    again = days_to_average(store, since=MIDNIGHT + 4 * DAY)
+    assert [(d.kind, d.start) for d in again] == [(k, MIDNIGHT + 4 * DAY) for k in sorted(set(TYPES.values()))]
+
+
+def test_what_is_written_while_a_day_is_averaged_makes_it_due_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, late = Reading(5, MIDNIGHT, "noise", "noise_LAeq", 50.0), Reading(6, MIDNIGHT, "noise", "noise_LAeq", 60.0)
+    store.write([first])
+    real = store.write_averages
+
+    def write_averages(*arguments: Any) -> None:
+        "Receive a reading between reading the day and writing its averages."
+        monkeypatch.setattr(store, "write_averages", real)
+        store.write([late])
+        real(*arguments)
+
+    monkeypatch.setattr(store, "write_averages", write_averages)
+    roll_up(store)
+    assert [day.due for day in store.days()] == [True]
+    roll_up(store)
+    assert all_averages(store, "1d")["count"].tolist() == [1, 1]
+    assert [day.due for day in store.days()] == [False]
+
+
+def test_a_day_with_a_reading_that_no_average_counts_is_not_forgotten(file: SqliteStore) -> None:
+    some = readings(days=4, sensors=1)
+    file.write(some)
+    roll_up(file)
+    file.write([replace(some[0], value=51.0)])
+    with pytest.raises(StoreError, match="particulates of 2026-01-15: .*; run sensorlib rollup again"):
+        file.forget(MIDNIGHT + 2 * DAY)
+    assert sum(file.counts().values()) == len(some)
+    file.forget(MIDNIGHT)
+    retain(file, 1, MIDNIGHT + 3 * DAY)
+    assert int(all_averages(file, "1d")["count"].sum()) == sum(r.qc == 0 for r in some)
+
+
+def test_a_bucket_averages_no_day_that_it_keeps_only_in_part(
+    influx: "Influx", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with influx.bucket(2 * 86_400) as url, influx.made("averages"):
+        store = open_store(url)
+        assert store.forgotten() == today - DAY
+        moments = [datetime.now(UTC).replace(microsecond=0) - timedelta(hours=h) for h in (47.9, 0)]
+        assert store.write([Reading(5, moment, "noise", "noise_LAeq", 50.0) for moment in moments]) == []
+        assert [d.start for d in store.days()] == [today - 2 * DAY, today]
+        assert [d.start for d in days_to_average(store, since=today - 9 * DAY)] == [today]
+        assert len(store.write([Reading(5, today - 9 * DAY, "noise", "noise_LAeq", 50.0)])) == 1
+        assert [d.start for d in store.days()] == [today - 2 * DAY, today]
+        store.close()
 
 
 def test_forgetting_keeps_averages_and_refuses_what_comes_later(file: SqliteStore) -> None:
@@ -168,7 +227,7 @@ def test_forgetting_keeps_averages_and_refuses_what_comes_later(file: SqliteStor
     assert [r.reading for r in refused] == [some[0], some[1]]
     assert all("averaged and gone" in r.says for r in refused)
     kept = all_averages(file, "1h")
-    roll_up(file, MIDNIGHT + 4 * DAY, since=MIDNIGHT)
+    roll_up(file, since=MIDNIGHT)
     pd.testing.assert_frame_equal(all_averages(file, "1h"), kept)
 
 
@@ -212,7 +271,7 @@ def test_kill_9_at_any_moment_leaves_what_the_next_run_completes(tmp_path: Path)
         kills += run.wait() == -signal.SIGKILL
     assert kills
     subprocess.run([*command, f"sqlite:///{killed}"], check=True, stdout=subprocess.DEVNULL)
-    tables = ("averages", "readings", "forgotten")
+    tables = ("averages", "readings", "forgotten", "days")
     left, right = (
         [db.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
         for db in (sqlite3.connect(whole), sqlite3.connect(killed))
@@ -232,14 +291,16 @@ def test_the_command_tells_what_it_did(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_file_of_the_first_version_gets_what_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
-    SqliteStore(path).close()
+    store = SqliteStore(path)
+    store.write([Reading(5, MIDNIGHT + n * DAY, "noise", "noise_LAeq", 50.0) for n in (0, 1, 1)])
+    store.close()
     with sqlite3.connect(path) as db:
-        for table in ("averages", "forgotten", "completeness"):
+        for table in ("averages", "forgotten", "completeness", "days"):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 1")
     store = SqliteStore(path)
     assert store.forgotten() == datetime(1970, 1, 1, tzinfo=UTC)
-    assert store.newest_average(3600) is None
+    assert [(day.start, day.due) for day in store.days()] == [(MIDNIGHT, True), (MIDNIGHT + DAY, True)]
 
 
 def hour(sensor: int = 81, n: int = 0, **changes: object) -> SensorHour:
