@@ -189,7 +189,7 @@ def test_a_day_with_a_reading_that_no_average_counts_is_not_forgotten(file: Sqli
     file.write(some)
     roll_up(file)
     file.write([replace(some[0], value=51.0)])
-    with pytest.raises(StoreError, match="particulates of 2026-01-15: .*; run sensorlib rollup again"):
+    with pytest.raises(StoreError, match=r"particulates of 2026-01-15: .*; run sensorlib rollup again"):
         file.forget(MIDNIGHT + 2 * DAY)
     assert sum(file.counts().values()) == len(some)
     file.forget(MIDNIGHT)
@@ -197,9 +197,7 @@ def test_a_day_with_a_reading_that_no_average_counts_is_not_forgotten(file: Sqli
     assert int(all_averages(file, "1d")["count"].sum()) == sum(r.qc == 0 for r in some)
 
 
-def test_a_bucket_averages_no_day_that_it_keeps_only_in_part(
-    influx: "Influx", monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bucket_averages_no_day_that_it_keeps_only_in_part(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with influx.bucket(2 * 86_400) as url, influx.made("averages"):

@@ -1,0 +1,71 @@
+"""What the README says, done: its commands one after the other in one folder, as somebody would who reads it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from influx import needed_influxd, running_influxd
+from test_backfill import day_file, put
+
+from sensorlib import cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def commands(chapter: str) -> list[str]:
+    "Commands of a chapter, without what is said of them."
+    text = README.split(f"\n## {chapter}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [shlex.join(shlex.split(line, comments=True)) for block in blocks for line in block.splitlines()]
+
+
+def do(command: str, folder: Path, **settings: str) -> str:
+    "Run a command in a folder; what it says on stdout."
+    words = [sys.executable, "-m", "sensorlib.cli", *shlex.split(command)[1:]]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SENSORLIB_")} | settings
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:^|`)sensorlib (\w+)", README, re.MULTILINE))))
+def test_each_command_of_the_page_is_there(name: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+
+
+def test_judging_files_and_asking_what_is_wrong(tmp_path: Path) -> None:
+    for command in commands("Judge files"):
+        told = do(command, tmp_path)
+    assert told.splitlines()[0] in README, "the counts that the page shows are those that the command prints"
+    for command in commands("What is wrong with my sensor?"):
+        do(command, tmp_path)
+    assert {"city.ndjson", "truth.csv", "readings.parquet", "health.html"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_keeping_years(tmp_path: Path) -> None:
+    days = [f"2018-{month:02}-01" for month in range(1, 13)]
+    put(tmp_path / "2018", {f"{day}_sds011_sensor_{n}.csv": day_file(day, n) for day in days for n in range(1, 4)})
+    *local, setup = commands("Keep years of it")
+    for command in local:
+        do(command, tmp_path)
+    hours = pd.read_parquet(tmp_path / "hours.parquet")
+    assert len(hours) == len(days) * 3 * 2 * 7
+    assert int(hours["count"].sum()) == len(days) * 3 * 2 * 40
+    assert setup.startswith("sensorlib setup")
+
+
+def test_setting_influxdb_up(tmp_path: Path) -> None:
+    with running_influxd(needed_influxd(), tmp_path / "influxd", set_up=False) as server:
+        (command,) = [line for line in commands("Keep years of it") if line.startswith("sensorlib setup")]
+        command = command.replace("HOST:8086", server.address.removeprefix("http://")).replace(
+            "org=ORG", f"org={server.org}"
+        )
+        do(command, tmp_path, SENSORLIB_INFLUX_TOKEN=server.token)
+    assert {file.suffix for file in (tmp_path / "tokens").iterdir()} == {".token"}
