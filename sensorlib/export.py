@@ -23,7 +23,7 @@ from . import __version__
 from .core import VALUE_TYPES, SettingError
 from .quality import flag_names, is_good
 from .rollups import WINDOWS_S
-from .rows import DAY, midnight
+from .rows import DAY
 from .store import Store
 
 # %% ../nbs/11b_export.ipynb #66eb5c59
@@ -56,10 +56,18 @@ def told(
     return rows.assign(flags=rows["qc"].map(spelt))[list(RAW_FIELDS)]
 
 # %% ../nbs/11b_export.ipynb #a5b322bf
+def _spans(
+    store: Store, kind: str, since: datetime, until: datetime
+) -> list[tuple[datetime, datetime]]:  # An empty one where there is nothing
+    "Cut a span by the days of which a store knows."
+    days = [day.start for day in store.days() if day.kind == kind and since - DAY < day.start < until]
+    return [(max(day, since), min(day + DAY, until)) for day in days] or [(since, since)]
+
+
 def exported(
     store: Store,
     kinds: Collection[str],
-    since: datetime,  # From the day of this moment
+    since: datetime,
     until: datetime,
     window: str | None = None,  # One of `WINDOWS_S`; None: readings
     sensor_ids: Collection[int] = (),  # Empty: all
@@ -69,16 +77,14 @@ def exported(
     if window not in (None, *WINDOWS_S):
         raise SettingError(f"window is {window!r}, expected one of {', '.join(WINDOWS_S)}, or none for readings")
     for kind in kinds:
-        where, day = store.latest(kind), since
-        while day < until:
-            end = min(midnight(day) + DAY, until)
-            rows = store.averages(kind, WINDOWS_S[window], day, end) if window else store.readings(kind, day, end)
+        where = store.latest(kind)
+        for span in _spans(store, kind, since, until):
+            rows = store.averages(kind, WINDOWS_S[window], *span) if window else store.readings(kind, *span)
             if sensor_ids:
                 rows = rows[rows["sensor_id"].isin(sensor_ids)]
             if good and not window:
                 rows = rows[is_good(rows["qc"])]
             yield told(rows.sort_values(["ts", "sensor_id", "value_type"]), where)
-            day = end
 
 # %% ../nbs/11b_export.ipynb #0cca26d1
 def _is_text(path: Path) -> bool:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AVERAGES', 'line_protocol', 'Address', 'influx_address', 'influx_token', 'influx_errors', 'InfluxReader',
-           'InfluxBucket', 'InfluxReadings', 'InfluxAverages', 'InfluxCompleteness', 'InfluxStore']
+           'InfluxBucket', 'InfluxReadings', 'InfluxAverages', 'InfluxRetention', 'InfluxCompleteness', 'InfluxStore']
 
 # %% ../nbs/08c_influx.ipynb #c86df8d0
 import gzip
@@ -296,10 +296,10 @@ def _days(
 ) -> list[Day]:
     "Put side by side what changed a day and what its averages know."
     key = ["ts", "kind"]
-    both = changed.merge(averaged, on=key, how="left", suffixes=("", "_averaged")).sort_values(key)
-    both = both.fillna({"_value_averaged": 0}).astype({"_value": "int64", "_value_averaged": "int64"})
-    rows = both[[*key, "_value", "_value_averaged"]].itertuples(index=False)
-    return [Day(kind, midnight(EPOCH + int(ts) * SECOND), change, known) for ts, kind, change, known in rows]
+    both = changed.merge(averaged, on=key, how="outer", suffixes=("", "_averaged")).sort_values(key)
+    both["_value"] = both["_value"].fillna(both["_value_averaged"])
+    rows = both[[*key, "_value", "_value_averaged"]].fillna(0).itertuples(index=False)
+    return [Day(kind, midnight(EPOCH + int(ts) * SECOND), int(at), int(known)) for ts, kind, at, known in rows]
 
 # %% ../nbs/08c_influx.ipynb #b1e372ac
 class InfluxReadings(InfluxBucket):
@@ -419,13 +419,17 @@ class InfluxAverages(InfluxBucket):
         return found.sort_values(list(AVERAGE_COLUMNS[:3]), ignore_index=True)
 
     def days(self) -> list[Day]:
-        "Days that have readings, and what their averages know of them, oldest first."
+        "Days that have, or had, readings, and what their averages know of them, oldest first."
         readers, columns = (self._reader, self._reader_of(self._beside)), ("_time", "_value", "kind")
         return _days(*(reader.ask(_FLUX_CHANGES, columns, _ALL_TIME) for reader in readers))
 
     def set_averaged(self, day: Day) -> None:
         "Note that the averages of a day hold all that was written up to its change."
         self._send(_change_line(day.kind, day.start, day.change), 0, self._beside)
+
+# %% ../nbs/08c_influx.ipynb #c04fd2a9
+class InfluxRetention(InfluxBucket):
+    "The end of what a bucket was told."
 
     def forgotten(self) -> datetime:
         "First day that the bucket still keeps as a whole; 1970 where it keeps everything."
@@ -469,5 +473,5 @@ class InfluxCompleteness(InfluxBucket):
         return typed_hours(wide.dropna(subset=list(HOUR_COLUMNS[4:])).reset_index(drop=True))
 
 
-class InfluxStore(InfluxReadings, InfluxAverages, InfluxCompleteness):
+class InfluxStore(InfluxReadings, InfluxAverages, InfluxRetention, InfluxCompleteness):
     "A store in InfluxDB 2."

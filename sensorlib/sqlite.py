@@ -306,7 +306,7 @@ class SqliteAverages(SqliteFile):
         return self._frame(_AVERAGES, (window_s, kind, *bounds(since, until)), AVERAGE_COLUMNS)
 
     def days(self) -> list[Day]:
-        "Days that have readings, and what their averages know of them, oldest first."
+        "Days that have, or had, readings, and what their averages know of them, oldest first."
         with _sqlite_errors(self._path):
             rows = self._db.execute("SELECT kind, day, change, averaged FROM days ORDER BY day, kind").fetchall()
         return [Day(kind, EPOCH + day * DAY, change, averaged) for kind, day, change, averaged in rows]
@@ -341,7 +341,6 @@ class SqliteRetention(SqliteFile):
                 late = f"{due[0]} of {EPOCH + due[1] * DAY:%Y-%m-%d}: readings came after the averages were made"
                 raise StoreError(f"store {self._path}: {late}; run sensorlib rollup again")
             db.execute("UPDATE forgotten SET before = max(before, ?)", (day * 86_400,))
-            db.execute("DELETE FROM days WHERE day < ?", (day,))
             db.execute("DELETE FROM completeness WHERE hour < ?", (day * 86_400,))
             keys = db.execute("SELECT sensor_id, value_type FROM latest ORDER BY 1, 2").fetchall()
         for at in range(0, len(keys), _SENSORS_AT_A_TIME):

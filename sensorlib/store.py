@@ -57,7 +57,7 @@ class Store(Protocol):
         "Averages of all sensors in [since, until): AVERAGE_COLUMNS."
 
     def days(self) -> list[Day]:
-        "Days that have readings, each kind for itself, and what their averages know of them, oldest first."
+        "Days that have, or had, readings, each kind for itself, and what their averages know of them, oldest first."
 
     def set_averaged(self, day: Day) -> None:
         "Note that the averages of a day hold all that was written up to its change."

@@ -20,7 +20,7 @@ from sensorlib.completeness import SensorHour
 from sensorlib.core import KINDS, Reading, SettingError, StoreError
 from sensorlib.frames import average
 from sensorlib.rollups import WINDOWS_S, average_day, days_to_average, retain, roll_up
-from sensorlib.rows import AVERAGE_COLUMNS, DAY, HOUR_COLUMNS
+from sensorlib.rows import AVERAGE_COLUMNS, DAY, HOUR_COLUMNS, Day
 from sensorlib.sqlite import SqliteStore
 from sensorlib.store import Store, open_store
 
@@ -209,6 +209,10 @@ def test_a_bucket_averages_no_day_that_it_keeps_only_in_part(influx: "Influx", m
         assert [d.start for d in days_to_average(store, since=today - 9 * DAY)] == [today]
         assert len(store.write([Reading(5, today - 9 * DAY, "noise", "noise_LAeq", 50.0)])) == 1
         assert [d.start for d in store.days()] == [today - 2 * DAY, today]
+        store.set_averaged(Day("noise", today - 9 * DAY, change=5, averaged=0))
+        gone, *rest = store.days()
+        assert (gone.start, gone.due) == (today - 9 * DAY, False), "averages outlive what they were made of"
+        assert all(day.due for day in rest)
         store.close()
 
 
