@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
@@ -694,7 +694,7 @@ def _without(path: Path, table: pa.Table) -> pa.Table:
 
 # %% ../nbs/14_backfill.ipynb #439f5964
 _BATCH = 5_000  # readings that a store takes at once
-_FIELDS = [one.name for one in fields(Reading)]
+_FIELDS = list(Reading.__struct_fields__)
 
 
 def _readings(frame: pd.DataFrame) -> Iterator[list[Reading]]:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 # %% ../nbs/00_core.ipynb #5caab126
 @dataclass(frozen=True)
@@ -121,19 +123,22 @@ def format_time(
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 # %% ../nbs/00_core.ipynb #5d72d410
-@dataclass(frozen=True, slots=True)
-class Reading:
+_Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what a store can hold
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
     "One judged value; its key is (sensor_id, value_type, ts)."
 
-    sensor_id: int
-    ts: datetime  # When the network received it, UTC, whole seconds
+    sensor_id: _Whole
+    ts: _Moment  # When the network received it, UTC, whole seconds
     kind: str
     value_type: str
     value: float  # In the unit of its value type
-    qc: int = 0  # Bit mask of the checks that fired
-    record_id: int | None = None
+    qc: _Whole = 0  # Bit mask of the checks that fired
+    record_id: _Whole | None = None
     sensor_type: str | None = None
-    location_id: int | None = None
+    location_id: _Whole | None = None
     lat: float | None = None  # [degrees north]
     lon: float | None = None  # [degrees east]
     altitude: float | None = None  # [m] above sea level

@@ -5,13 +5,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 from outbox import Outbox
 
 from sensorlib.collector import Progress, read_message, store_batch
@@ -53,7 +54,9 @@ class Envelope:
 
 def told(reading: Reading = READING, **changes: Any) -> Envelope:
     "The message of a reading, as the stream writes it: without empty fields."
-    fields = {name: value for name, value in asdict(replace(reading, **changes)).items() if value is not None}
+    fields = {
+        name: value for name, value in structs.asdict(structs.replace(reading, **changes)).items() if value is not None
+    }
     return Envelope(msgspec.json.encode(fields), f"sensor.{fields['kind']}")
 
 
@@ -108,11 +111,11 @@ def test_what_is_no_reading_is_buried_with_place_and_bytes(store: SqliteStore, w
     ("payload", "expected"),
     [
         (told().payload, READING),
-        (text(value=14), replace(READING, value=14.0)),
+        (text(value=14), structs.replace(READING, value=14.0)),
         (text(more={"a": [1]}), READING),
         (text(ts="2024-03-05T13:00:00+01:00"), READING),
-        (text(place=None, lat=None, indoor=None), replace(READING, place=None, lat=None, indoor=None)),
-        (without("record_id"), replace(READING, record_id=None)),
+        (text(place=None, lat=None, indoor=None), structs.replace(READING, place=None, lat=None, indoor=None)),
+        (without("record_id"), structs.replace(READING, record_id=None)),
     ],
 )
 def test_a_reading_is_read(payload: bytes, expected: Reading) -> None:
@@ -121,7 +124,7 @@ def test_a_reading_is_read(payload: bytes, expected: Reading) -> None:
 
 def test_readings_of_every_kind_are_read_from_their_own_topic() -> None:
     for kind in KINDS:
-        assert read_message(told(kind=kind)) == replace(READING, kind=kind)
+        assert read_message(told(kind=kind)) == structs.replace(READING, kind=kind)
         others = {f"sensor.{other}" for other in (*KINDS, "other", "raw", "dead")} - {f"sensor.{kind}"}
         assert {read_message(replace(told(kind=kind), on=other)) for other in others} == {None}
 

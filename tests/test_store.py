@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from msgspec.structs import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ BATCH = 5_000
 # Writes batches and says so after each.
 WRITER = f"""
 import sys
-from dataclasses import replace
+from msgspec.structs import replace
 from datetime import timedelta
 from sensorlib.core import parse_time, Reading
 from sensorlib.store import open_store

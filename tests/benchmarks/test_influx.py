@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 from influx import Influx, influxd_command, needed_influxd, start_influxd, wait_until_healthy
+from msgspec.structs import replace
 
 from sensorlib.bus import Outbox
 from sensorlib.core import KIND_TOPICS, Reading, format_time
@@ -143,7 +144,7 @@ def readings() -> list[Reading]:
     start = datetime(2026, 3, 1, tzinfo=UTC)
     made = records(make_city(4000, seed=1), start, start + timedelta(minutes=5))
     judged = judge(measurements(enrich(record, "2026-06-01T00:00:00Z") for record in made))
-    named = [name for name in Reading.__dataclass_fields__ if name in judged]
+    named = [name for name in Reading.__struct_fields__ if name in judged]
     rows = judged[named].astype(object).where(judged[named].notna(), None).to_dict("records")
     hour = [Reading(**{**row, "ts": row["ts"].to_pydatetime()}) for row in rows]
     rounds = -(-ROWS // len(hour))
@@ -158,7 +159,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory, readings: Sequence[Reading
     wait_for_topics(broker, address, partitions=4)
     outbox = Outbox(address)
     for r in readings:
-        told = {name: getattr(r, name) for name in Reading.__dataclass_fields__ if getattr(r, name) is not None}
+        told = {name: getattr(r, name) for name in Reading.__struct_fields__ if getattr(r, name) is not None}
         body = json.dumps({**told, "ts": format_time(r.ts)}).encode()
         outbox.send(f"sensor.{r.kind}", str(r.sensor_id), body)
     outbox.flush()
