@@ -176,9 +176,9 @@ class Stock:
             return done
 
     def has_room(self, wait_s: float = 0.0) -> bool:
-        "Tell whether fewer than two batches wait; give it some time."
+        "Tell whether fewer than four batches wait; give it some time."
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._waiting) < 2 * self._size or self.ended, wait_s)
+            return self._changed.wait_for(lambda: len(self._waiting) < 4 * self._size or self.ended, wait_s)
 
     def forget(self, places: Collection[Place], wait_s: float) -> None:
         "Drop what waits of some partitions; give what is in hand some time."
@@ -327,8 +327,7 @@ def _consumer_settings(brokers: str, group: str) -> dict[str, Any]:
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
         "partition.assignment.strategy": "cooperative-sticky",
-        "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
-        "queued.max.messages.kbytes": 32 * 1024,
+        "queued.max.messages.kbytes": 8 * 1024,  # a partition
         "session.timeout.ms": 10_000,  # of a receiver that was killed the next one waits so long for its partitions
     }
 
