@@ -51,7 +51,7 @@ from sensorlib.feed import (
     retrying,
     time_key,
 )
-from .places import cell, enrich
+from .places import Places, cell, enrich, location_of
 from .quality import FLAGS, is_good, join_columns, judge_piece
 from .store import Store, open_store
 from .stream import run_batch
@@ -730,6 +730,25 @@ def _count(readings: pd.DataFrame, piece: Piece) -> Counter[str]:
     told.update({f"flag {name}": int((qc & bit > 0).sum()) for name, bit in FLAGS.items()})
     return told
 
+# %% ../nbs/14_backfill.ipynb #4d7a20f5
+def _placed(
+    readings: pd.DataFrame,  # READING_COLUMNS
+    places: Places,
+) -> pd.DataFrame:  # With country and place where they were missing
+    "Say in which country and place each reading was made."
+    told = readings[["location_id", "lat", "lon", "country"]]
+    told = told.set_axis(["id", "latitude", "longitude", "country"], axis=1)
+    spot, spots = told.groupby(list(told), sort=False, dropna=False, observed=True).ngroup(), told.drop_duplicates()
+    plain = spots.astype(object).where(spots.notna(), None).to_dict("records")
+    found = places.placed([location_of({"location": one}) for one in plain])
+    filled = (
+        pd.DataFrame(found, columns=["country", "place"], dtype="category")
+        .take(spot.to_numpy())
+        .set_axis(readings.index)
+    )
+    place = readings["place"].astype(object).where(readings["place"].notna(), filled["place"]).astype("category")
+    return readings.assign(country=filled["country"], place=place)
+
 # %% ../nbs/14_backfill.ipynb #77650c63
 def _label(chunk: Sequence[Source]) -> str:
     "Name of a chunk in the names of its parts."
@@ -801,6 +820,7 @@ class Backfill:
     store: Store | None
     reader: Reader
     manifest: Manifest
+    places: Places | None = None  # Who names locations; None: they keep what files say
 
     def take(self, chunk: Sequence[Source], pieces: Iterable[Piece]) -> None:
         "Bring a chunk into the history and the store, as a whole."
@@ -810,6 +830,8 @@ class Backfill:
             readings = piece.measured
             if "qc" not in readings:  # verdicts that are there are kept
                 readings, memory = judge_piece(readings, memory)
+            if self.places is not None:
+                readings = _placed(readings, self.places)
             if self.store is not None:
                 refused = _store(readings, self.store)
                 made.counts["refused"] += len(refused)
@@ -1066,6 +1088,7 @@ def backfill(
     parallelism: int = 1,  # Parallel tasks of Flink
     watch: Callable[[int, int], Any] = lambda done, total: None,  # Told how many files are done, of how many
     stop: threading.Event | None = None,  # Set it to end after the chunk in hand
+    places: Places | None = None,  # Who fills in country and place; None: they stay as files have them
 ) -> dict[str, Any]:  # As `summarise` tells; `left` when it was stopped
     "Judge files into a history and a store, and go on where the last run ended."
     folder, stop = state_folder(history, store), stop or threading.Event()
@@ -1073,7 +1096,7 @@ def backfill(
         manifest = read_manifest(folder)
         _sweep(folder, manifest)
         reader = Reader(folder, web, format_time(datetime.now(UTC)))
-        run = Backfill(folder, history is not None, None, reader, manifest)
+        run = Backfill(folder, history is not None, None, reader, manifest, places)
         target = {"parquet": run.parquet, "store": store, "engine": engine}
         if _new_target(manifest, target, folder):
             run.append({"target": target})

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,7 @@ def _day(text: str | None, flag: str) -> date | None:
 def backfill(arguments: Arguments) -> int:
     "Judge published files into a Parquet history and a store."
     from sensorlib.backfill import backfill as run
+    from sensorlib.places import places_of
     from sensorlib.service import stop_on_signals
 
     since, until = _day(arguments.since, "--from"), _day(arguments.until, "--to")
@@ -254,7 +255,10 @@ def backfill(arguments: Arguments) -> int:
             bar.update(done - bar.n)
 
         settings = _settings(arguments)
-        result = run(arguments.paths, arguments.history, arguments.store, since, until, arguments.engine, settings.parallelism, watch, stop)
+        places = places_of(replace(settings, geocoder="none" if settings.geocoder == "none" else "offline"))  # never in bulk
+        result = run(
+            arguments.paths, arguments.history, arguments.store, since, until, arguments.engine, settings.parallelism, watch, stop, places
+        )
     _print_result(arguments, result)
     if "left" in result:
         print(f"sensorlib backfill: stopped with {result['left']} files left, the same command goes on", file=sys.stderr)
@@ -477,7 +481,7 @@ def _add_files(commands: Any) -> None:
     added.add_argument("--out", type=Path, help="write readings; .parquet, .csv or .ndjson")
     added.add_argument("--dead", type=Path, help="write what is no reading, with the reason; same endings")
     added.add_argument("--truth", type=Path, help="compare with the truth that `simulate --truth` wrote")
-    added = _command(commands, backfill, "parallelism")
+    added = _command(commands, backfill, "parallelism redis_url geocoder")
     published = "day files, plain or packed, Parquet, a folder, a history, or a URL of the archive's layout"
     added.add_argument("paths", nargs="+", metavar="PATH", help=published)
     added.add_argument("--history", type=Path, metavar="DIR", help="write Parquet, by kind and month")

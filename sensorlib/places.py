@@ -17,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Any
@@ -117,12 +117,17 @@ def read_gazetteer() -> list[Place]:
 # %% ../nbs/04_places.ipynb #8008fcb4
 NEAR_KM = 20.0
 _EARTH_KM = 6371.0
+_CHORD = 2 * math.sin(NEAR_KM / _EARTH_KM / 2)  # NEAR_KM on a ball of radius 1
 
 
 def _on_globe(lat: Sequence[float], lon: Sequence[float]) -> np.ndarray:
     "Points of a ball of radius 1, one a row."
     north, east = np.radians(lat), np.radians(lon)
     return np.column_stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)])
+
+
+def _points_of(locations: Sequence[Location]) -> np.ndarray:
+    return _on_globe([x.lat for x in locations], [x.lon for x in locations])  # type: ignore[misc]
 
 
 class Gazetteer:
@@ -151,16 +156,22 @@ class Gazetteer:
         locations: Sequence[Location],  # With coordinates
     ) -> list[str | None]:  # A name for each; None where its country has no place within NEAR_KM
         "Name each location after the nearest place of its country."
-        points = _on_globe([x.lat for x in locations], [x.lon for x in locations])  # type: ignore[misc]
-        found = np.full(len(locations), None, object)
-        chord = 2 * math.sin(NEAR_KM / _EARTH_KM / 2)
+        points, found = _points_of(locations), np.full(len(locations), None, object)
         by_country: defaultdict[str | None, list[int]] = defaultdict(list)
         for row, where in enumerate(locations):
             by_country[where.country].append(row)
         for code, rows in by_country.items():
             tree, names = self._tree(code)
-            found[rows] = names[tree.query(points[rows], distance_upper_bound=chord)[1]]
+            found[rows] = names[tree.query(points[rows], distance_upper_bound=_CHORD)[1]]
         return list(found)
+
+    def countries(
+        self,
+        locations: Sequence[Location],  # With coordinates
+    ) -> list[str | None]:  # ISO 3166-1 alpha-2; None where there is no place within NEAR_KM
+        "Tell in which country the place nearest to each location lies."
+        codes = np.array([*self._table[1], None], object)
+        return list(codes[self._tree(None)[0].query(_points_of(locations), distance_upper_bound=_CHORD)[1]])
 
 # %% ../nbs/04_places.ipynb #bc0de6e4
 _NAMED, _NOWHERE = "sensorlib:1:place:", "sensorlib:1:noplace:"
@@ -333,6 +344,40 @@ class Nominatim:
         except (httpx.HTTPError, redis.RedisError, msgspec.DecodeError) as error:
             raise PlaceError(f"no answer from {self.url}: {error}; expected an address as JSON") from error
 
+# %% ../nbs/04_places.ipynb #3b7f20ce
+class _Line:
+    "Locations that wait for their online name, and the thread that asks."
+
+    def __init__(self, names: Names, online: Nominatim, room: int) -> None:
+        self._names, self._online = names, online
+        self._line: queue.Queue[tuple[Location, str]] = queue.Queue(room)  # with their names offline
+        self._in_line: set[str] = set()
+        threading.Thread(target=self._ask, daemon=True).start()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._in_line
+
+    def takes(self, where: Location, name: str | None) -> bool:
+        "Tell whether a location is to wait for its online name; it needs a place, and room in the line."
+        if name is None or self._line.full():
+            return False
+        self._in_line.add(str(where.key))
+        self._line.put((where, name))
+        return True
+
+    def _ask(self) -> None:
+        "Name those who wait, one after the other, until the process ends."
+        while True:
+            where, name = self._line.get()
+            key = str(where.key)
+            if key not in self._names.known([key]):
+                try:
+                    name = self._online.name(where) or name
+                except PlaceError as error:
+                    log.warning("location %s is named offline: %s", key, error)
+                self._names.settle({key: name})
+            self._in_line.discard(key)
+
 # %% ../nbs/04_places.ipynb #548f8cad
 class Places:
     "Names the locations of records."
@@ -344,46 +389,39 @@ class Places:
         online: Nominatim | None = None,  # Whom to ask before the gazetteer, for a few
         waiting: int = 10,  # Locations that may wait for their online name
     ) -> None:
-        self._names, self._gazetteer, self._online = names, gazetteer, online
-        self._line: queue.Queue[tuple[Location, str]] = queue.Queue(waiting)  # with their names offline
-        self._in_line: set[str] = set()
-        if online:
-            threading.Thread(target=self._ask_online, args=(online,), daemon=True).start()
+        self._names, self._gazetteer = names, gazetteer
+        self._line = _Line(names, online, waiting) if online else None
 
     def of(
         self,
         records: Iterable[Mapping[str, Any]],  # Records of one poll
     ) -> dict[str, str]:  # Key of a location -> its name; those without a name are left out
         "Name the locations of records."
-        asked = {where.key: where for where in map(location_of, records) if where.key is not None}
+        return self._named(map(location_of, records))
+
+    def placed(
+        self,
+        where: Sequence[Location],  # Locations whose country may not be known
+    ) -> list[tuple[str | None, str | None]]:  # Country and name of each; a country that is known is kept
+        "Tell where locations are, those of day files for one."
+        lost = [n for n, spot in enumerate(where) if spot.country is None and spot.lat is not None]
+        found = dict(zip(lost, self._gazetteer.countries([where[n] for n in lost]), strict=True))
+        known = [replace(spot, country=spot.country or found.get(n)) for n, spot in enumerate(where)]
+        names = self._named(known)
+        return [(spot.country, names.get(spot.key or "")) for spot in known]
+
+    def _named(self, locations: Iterable[Location]) -> dict[str, str]:
+        "Names by key; those without a name are left out."
+        asked = {where.key: where for where in locations if where.key is not None}
         found = self._names.known(list(asked))
-        unknown = [where for key, where in asked.items() if key not in found and key not in self._in_line]
+        waiting = self._line or ()
+        unknown = [where for key, where in asked.items() if key not in found and key not in waiting]
         new = [where for where in unknown if where.lat is not None]
         if new:
             told = zip(new, self._gazetteer.names(new), strict=True)
-            found |= self._names.settle({str(x.key): name for x, name in told if not self._waits(x, name)})
+            waits = self._line.takes if self._line else lambda where, name: False
+            found |= self._names.settle({str(x.key): name for x, name in told if not waits(x, name)})
         return {key: name for key, name in found.items() if name is not None}
-
-    def _waits(self, where: Location, name: str | None) -> bool:
-        "Tell whether a location is to wait for its online name; it needs a place, and room in the line."
-        if self._online is None or name is None or self._line.full():
-            return False
-        self._in_line.add(str(where.key))
-        self._line.put((where, name))
-        return True
-
-    def _ask_online(self, online: Nominatim) -> None:
-        "Name those who wait, one after the other, until the process ends."
-        while True:
-            where, name = self._line.get()
-            key = str(where.key)
-            if key not in self._names.known([key]):
-                try:
-                    name = online.name(where) or name
-                except PlaceError as error:
-                    log.warning("location %s is named offline: %s", key, error)
-                self._names.settle({key: name})
-            self._in_line.discard(key)
 
 # %% ../nbs/04_places.ipynb #8dc8ca5e
 ATTRIBUTION = {

@@ -25,6 +25,7 @@ from test_archive import tar, zipped
 from sensorlib.archive import open_files
 from sensorlib.backfill import backfill, chunks_of, Source, measure_files, read_history, read_manifest
 from sensorlib.core import KINDS, READING_COLUMNS, SensorlibError
+from sensorlib.places import Gazetteer, Names, Places
 from sensorlib.quality import check_files, summarise, write_frame
 from sensorlib.store import open_store
 
@@ -576,3 +577,19 @@ def test_bad_usage_says_what_to_give(tmp_path: Path, given: list[str]) -> None:
     )
     assert end.returncode == 1
     assert re.search(r"sensorlib backfill: .*expected (a day such as|--history DIR)", end.stderr)
+
+
+def test_history_has_the_names_that_the_scraper_gives(tmp_path: Path) -> None:
+    put(tmp_path / "days", week())
+    places = Places(Names(), Gazetteer())
+    backfill([tmp_path / "days"], tmp_path / "plain")
+    backfill([tmp_path / "days"], tmp_path / "named", f"sqlite:///{tmp_path}/a.db", places=places)
+    plain, named = held(tmp_path / "plain"), held(tmp_path / "named")
+    pd.testing.assert_frame_equal(plain.drop(columns=["country", "place"]), named.drop(columns=["country", "place"]))
+    assert plain[["country", "place"]].isna().all(axis=None)
+    feed = {"location": {"id": 3, "latitude": "47.37", "longitude": "8.53", "country": "CH"}}
+    assert set(named.loc[named["location_id"] == 3, "place"]) == {places.of([feed])["3"]}
+    assert set(named["country"]) == {"CH"}
+    backfill([tmp_path / "plain"], store=f"sqlite:///{tmp_path}/b.db", places=places)
+    latest = [open_store(f"sqlite:///{tmp_path}/{name}.db").latest("particulates") for name in "ab"]
+    pd.testing.assert_frame_equal(*latest)

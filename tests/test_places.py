@@ -591,3 +591,14 @@ def test_two_sensors_of_one_town_that_report_in_the_same_second_are_both_stored(
     assert store.latest("particulates")[["sensor_id", "place", "value"]].values.tolist() == [
         [81, names["7"], 5.0], [82, names["8"], 6.0]
     ]  # fmt: skip
+
+
+def test_files_without_a_country_get_that_of_the_nearest_place(new_names: Callable[..., Names]) -> None:
+    names = new_names()
+    names.settle({"7": "Kehl"})
+    asked = [Location("7", 48.57, 7.80, None), Location("8", 48.57, 7.80, "DE"), Location("9", 0.0, 0.0, None)]
+    asked += [Location("10", None, None, None), Location("11", 51.5, 7.5, "DE")]
+    known, held, sea, nowhere, plain = Places(names, Gazetteer()).placed(asked)
+    assert known[1] == "Kehl" and held[0] == "DE", "what is decided or said stays"
+    assert (sea, nowhere) == ((None, None), (None, None))
+    assert plain == ("DE", "Dortmund")
