@@ -72,6 +72,9 @@ def make_topics(
     return made
 
 # %% ../nbs/06_bus.ipynb #7af563f6
+_RECONNECT_MS = 2000  # At first; each attempt is a line of the log
+
+
 class Outbox:
     "Producer that counts what was acknowledged and raises for what was not."
 
@@ -84,6 +87,7 @@ class Outbox:
                 "bootstrap.servers": brokers,
                 "enable.idempotence": True,
                 "acks": "all",
+                "reconnect.backoff.ms": _RECONNECT_MS,
                 "compression.type": "lz4",
                 "linger.ms": 50,
                 "partitioner": "murmur2_random",
@@ -300,7 +304,7 @@ class Bookmarks:
         self._done: dict[Place, int] = {}
         self._committed_at = 0.0
 
-    def commit(self, consumer: Consumer, done: Mapping[Place, int], every_s: float) -> None:
+    def commit(self, consumer: Consumer, done: Mapping[Place, int], every_s: float, wait: bool = False) -> None:
         "Move the offsets, now and then; what moved to another receiver is its own affair."
         self._done |= done
         if not self._done or time.monotonic() - self._committed_at < every_s:
@@ -309,11 +313,17 @@ class Bookmarks:
         offsets = [TopicPartition(*place, offset) for place, offset in self._done.items() if place in ours]
         try:
             if offsets:
-                consumer.commit(offsets=offsets, asynchronous=False)
+                consumer.commit(offsets=offsets, asynchronous=False) if wait else consumer.commit(offsets=offsets)
             self._done = {}
         except KafkaException as error:
             log.warning("cannot commit: %s; what was handled may come again", error.args[0].str())
         self._committed_at = time.monotonic()
+
+    def hear(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        "Take in what became of offsets that were not waited for."
+        if error is not None:
+            log.warning("cannot commit: %s; it is tried again", error.str())
+            self._done = {(p.topic, p.partition): p.offset for p in places} | self._done
 
     def forget(self, places: Collection[Place]) -> None:
         "Drop what belongs to partitions that moved away."
@@ -325,6 +335,7 @@ def _consumer_settings(brokers: str, group: str) -> dict[str, Any]:
         "bootstrap.servers": brokers,
         "group.id": group,
         "enable.auto.commit": False,
+        "reconnect.backoff.ms": _RECONNECT_MS,
         "auto.offset.reset": "earliest",
         "partition.assignment.strategy": "cooperative-sticky",
         "queued.max.messages.kbytes": 8 * 1024,  # a partition
@@ -345,13 +356,36 @@ def _behind(consumer: Consumer) -> int:
     ends = [consumer.get_watermark_offsets(place, cached=True)[1] for place in places]
     return sum(max(end - place.offset, 0) for place, end in zip(places, ends, strict=True) if place.offset >= 0)
 
+# %% ../nbs/06_bus.ipynb #a2c15b70
+class _Reach:
+    "Whether a broker answers."
+
+    def __init__(self) -> None:
+        self._lost: str | None = None
+
+    def hear(self, error: KafkaError) -> None:
+        "Take in an error that a consumer calls out."
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._lost = f"no broker answers: {error.str()}"
+
+    def trouble(self, consumer: Consumer) -> str | None:
+        "Tell that no broker answers, as long as none does."
+        if self._lost:
+            try:
+                consumer.list_topics(timeout=1.0)
+                self._lost = None
+            except KafkaException:
+                return self._lost
+        return None
+
 # %% ../nbs/06_bus.ipynb #55295831
 class Receiver:
     "Consumer that commits what its lanes have handled."
 
     def __init__(self, brokers: str, group: str, topics: Sequence[str]) -> None:
-        self._topics, self._paused, self._bookmarks = list(topics), set[Place](), Bookmarks()
-        self._consumer = Consumer(_consumer_settings(brokers, group), logger=log)
+        self._topics, self._paused, self._bookmarks, self._reach = list(topics), set[Place](), Bookmarks(), _Reach()
+        heard = {"error_cb": self._reach.hear, "on_commit": self._bookmarks.hear}
+        self._consumer = Consumer(_consumer_settings(brokers, group) | heard, logger=log)
 
     def _balance(self, lanes: Lanes) -> None:
         "Pause the partitions of lanes that stay full; go on with those that have room again."
@@ -366,7 +400,7 @@ class Receiver:
         moved = {(p.topic, p.partition) for p in places}
         lanes.forget(moved, wait_s)
         if wait_s:
-            self._bookmarks.commit(self._consumer, lanes.done(), every_s=0.0)
+            self._bookmarks.commit(self._consumer, lanes.done(), every_s=0.0, wait=True)
         self._bookmarks.forget(moved)
         self._paused -= moved
 
@@ -379,7 +413,7 @@ class Receiver:
         wait_s: float = 1.0,  # Longest wait for a batch to fill [s]
         watch: Callable[[str | None, int], Any] = lambda trouble, behind: (
             None
-        ),  # Told why a lane tries again, and the lag
+        ),  # Told why it does not get on, and the lag
     ) -> None:
         "Handle batches until told to stop; raise what ends a lane."
         running = Lanes(open_handler, lanes, size, longest_pause_s=30.0)
@@ -390,7 +424,7 @@ class Receiver:
         )
         try:
             while not stop.is_set():
-                watch(running.trouble(), _behind(self._consumer))
+                watch(running.trouble() or self._reach.trouble(self._consumer), _behind(self._consumer))
                 running.share(_take(self._consumer, size, wait_s))
                 self._balance(running)
                 self._bookmarks.commit(self._consumer, running.done(), every_s=1.0)

@@ -12,7 +12,8 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from sensorlib.bus import Handler, Lane, Outbox, Receiver
-from sensorlib.core import StoreError, StoreRefused
+from sensorlib.core import RAW_TOPIC, StoreError, StoreRefused
+from sensorlib.local import start_broker, start_part, wait_for_topics
 
 PARTITIONS = 4
 
@@ -51,18 +52,21 @@ class Runner:
     "A receiver in a thread, with what it handled."
 
     def __init__(self, brokers: str, topic: str, handle: Handler, group: str = "test", **options: object) -> None:
-        self.stop, self.failure = threading.Event(), None
+        self.stop, self.failure, self.trouble = threading.Event(), None, ""
         self.receiver = Receiver(brokers, group, [topic])
         self.thread = threading.Thread(target=self._run, args=(handle, options))
         self.thread.start()
 
     def _run(self, handle: Handler, options: dict) -> None:
         try:
-            self.receiver.run(lambda: nullcontext(handle), self.stop, **{"wait_s": 0.1, **options})
+            self.receiver.run(lambda: nullcontext(handle), self.stop, **{"wait_s": 0.1, "watch": self._hear, **options})
         except Exception as error:
             self.failure = error
         finally:
             self.receiver.close()
+
+    def _hear(self, trouble: str | None, behind: int) -> None:
+        self.trouble = trouble or ""
 
     def end(self) -> None:
         self.stop.set()
@@ -237,8 +241,47 @@ def watermarks(brokers: str, topic: str) -> list[int]:
     return found
 
 
-def test_a_receiver_waits_for_its_broker(tmp_path: Path) -> None:
+def test_a_receiver_waits_for_its_broker_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("ERROR")
     with running("127.0.0.1:9", "nothing", lambda batch: None) as runner:
-        time.sleep(1)
+        wait_until(lambda: "no broker answers" in runner.trouble)
+        time.sleep(5)
         assert runner.thread.is_alive()
+    assert runner.failure is None
+    assert len(caplog.records) < 30, "a line a second, not one each time that it could be tried"
+
+
+def test_a_receiver_goes_on_when_its_broker_is_back(tmp_path: Path) -> None:
+    broker, address = start_broker(tmp_path / "data", tmp_path)
+    wait_for_topics(broker, address, partitions=1)
+    handled: list[bytes] = []
+    with running(address, RAW_TOPIC, lambda batch: handled.extend(m.value() for m in batch)) as runner:
+        Outbox(address).send(RAW_TOPIC, None, b"before")
+        wait_until(lambda: handled)
+        broker.stop()
+        wait_until(lambda: "no broker answers" in runner.trouble)
+        broker = start_part("broker", broker.process.args, tmp_path)
+        wait_until(lambda: not runner.trouble)
+        Outbox(address).send(RAW_TOPIC, None, b"after")
+        wait_until(lambda: b"after" in handled)
+    assert runner.failure is None
+    broker.stop()
+
+
+def test_a_receiver_ends_while_its_broker_is_away(tmp_path: Path) -> None:
+    broker, address = start_broker(tmp_path / "data", tmp_path)
+    wait_for_topics(broker, address, partitions=1)
+    fill(address, RAW_TOPIC, 2_000)
+    handled: list[int] = []
+
+    def handle(batch: list[Message]) -> None:
+        "Lose the broker before the first batch is done."
+        if broker.process.poll() is None:
+            broker.stop()
+        handled.append(len(batch))
+
+    with running(address, RAW_TOPIC, handle, size=500) as runner:
+        wait_until(lambda: handled)
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
     assert runner.failure is None
