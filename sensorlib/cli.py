@@ -366,7 +366,13 @@ def completeness(arguments: Arguments) -> int:
     if arguments.sensor_ids:
         rows = rows[rows["sensor_id"].isin(arguments.sensor_ids)]
     result = {"since": format_time(since), "until": format_time(until), **summary(rows)}
-    print(json.dumps(result) if arguments.json else "\n".join(words(result)))
+    lines = words(result)
+    if arguments.page:
+        from sensorlib.figures import completeness_page
+
+        completeness_page(arguments.page, rows, lines)
+        lines.append(f"page: {arguments.page}")
+    print(json.dumps(result) if arguments.json else "\n".join(lines))
     return 0
 
 
@@ -500,6 +506,7 @@ def _add_files(commands: Any) -> None:
     whose = "sensors to report on; none: the whole network"
     added.add_argument("sensor_ids", nargs="*", type=int, metavar="SENSOR_ID", help=whose)
     added.add_argument("--hours", type=float, default=24.0, help="how far back to look")
+    added.add_argument("--page", type=Path, metavar="FILE", help="write words and a picture as one HTML file")
     added = _command(commands, simulate)
     added.add_argument("--sensors", type=int, default=200, help="sensors of the city")
     added.add_argument("--hours", type=float, default=24.0, help="length")

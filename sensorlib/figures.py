@@ -7,8 +7,8 @@ __all__ = ['log', 'LIGHT', 'DARK', 'Area', 'WORLD', 'SCALES', 'PAGE_HTML', 'PAGE
            'LOOPBACK', 'Theme', 'dress', 'outlines', 'grid_lines', 'base_map', 'map_style', 'Scale', 'colour_ticks',
            'fit_view', 'describe', 'format_value', 'map_points', 'value_marker', 'map_figure', 'break_gaps',
            'value_range', 'panel_traces', 'series_figure', 'stages_of', 'stages_figure', 'completeness_figure',
-           'Answer', 'one_of', 'whole', 'answer_map', 'answer_series', 'fixed_pages', 'answer', 'PageHandler',
-           'PageHTTPServer', 'pack', 'PageServer', 'lend', 'serve_page', 'flat_figure', 'save_page']
+           'completeness_page', 'Answer', 'one_of', 'whole', 'answer_map', 'answer_series', 'fixed_pages', 'answer',
+           'PageHandler', 'PageHTTPServer', 'pack', 'PageServer', 'lend', 'serve_page', 'flat_figure', 'save_page']
 
 # %% ../nbs/16_figures.ipynb #d58dd3a5
 import gzip
@@ -35,6 +35,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from .core import KINDS, VALUE_TYPES, SettingError, StoreError
+from .health import drawn, write_html
 from .quality import FAULTS, flag_names
 from .store import Store, open_store
 
@@ -494,6 +495,17 @@ def completeness_figure(
     return dress(
         figure, theme, barmode="stack", bargap=0.15, height=320, margin={"l": 64, "r": 16, "t": 36, "b": 40}
     ).update_layout(legend_traceorder="normal")
+
+
+def completeness_page(
+    path: Path,  # File to write
+    rows: pd.DataFrame,  # As for `completeness_figure`
+    lines: Iterable[str],  # What is said of them
+) -> Path:  # The same path
+    "Write how complete some hours were, in words and as a picture, as one page that works by itself."
+    picture = drawn(completeness_figure(rows), first=True) if len(rows) else ""
+    told = f"<div class='wide'><pre>{escape(chr(10).join(lines))}</pre></div>"
+    return write_html(path, "sensorlib: completeness", told + picture)
 
 # %% ../nbs/16_figures.ipynb #688e5d88
 PAGE_HTML = """<!doctype html>

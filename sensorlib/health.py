@@ -6,7 +6,7 @@
 __all__ = ['LEADS', 'JOIN', 'TWICE', 'Judged', 'CAUSES', 'NAMED', 'ADVICE', 'NAMES', 'SHOWN', 'Line', 'STORED', 'examine_records',
            'examine_files', 'leading', 'Cause', 'Neighbour', 'neighbours_of', 'Finding', 'findings', 'summary',
            'as_json', 'words', 'as_text', 'report', 'health_figure', 'network', 'network_summary', 'network_words',
-           'network_figure', 'health_page', 'network_page', 'write_page', 'newest', 'stored']
+           'network_figure', 'drawn', 'write_html', 'health_page', 'network_page', 'write_page', 'newest', 'stored']
 
 # %% ../nbs/15_health.ipynb #cd4540ff
 import re
@@ -1053,13 +1053,18 @@ def _as_html(lines: Iterable[Line]) -> str:
     return "".join(parts)
 
 
-def _drawn(figure: Any, first: bool, width: int = 0) -> str:
+def drawn(figure: Any, first: bool, width: int = 0) -> str:
     "A figure as a part of a page, scrolled where the page is narrower than its width; the first brings plotly along."
     part = figure.to_html(full_html=False, include_plotlyjs=first, config={"responsive": True, "displayModeBar": False})
     return f"<div class='wide'><div style='min-width: {width}px'>{part}</div></div>"
 
 
-def _write_page(path: Path, title: str, body: str) -> Path:
+def write_html(
+    path: Path,  # File to write
+    title: str,
+    body: str,  # HTML
+) -> Path:  # The same path
+    "Write a page that works by itself."
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'><link rel='icon' href='data:,'>"
     path.write_text(
         f"<!doctype html><html lang='en'><head>{head}<title>{escape(title)}</title><style>{_STYLE}</style></head>"
@@ -1076,10 +1081,10 @@ def health_page(
 ) -> Path:  # The same path
     "Write the reports of some sensors and their pictures as one page that works by itself."
     parts = [
-        _as_html(words(summary(examined, sensor_id))) + _drawn(health_figure(examined, sensor_id), first=number == 0)
+        _as_html(words(summary(examined, sensor_id))) + drawn(health_figure(examined, sensor_id), first=number == 0)
         for number, sensor_id in enumerate(sensor_ids)
     ]
-    return _write_page(path, "sensorlib: health", "".join(parts))
+    return write_html(path, "sensorlib: health", "".join(parts))
 
 
 def network_page(
@@ -1088,8 +1093,8 @@ def network_page(
 ) -> Path:  # The same path
     "Write the report on a network and its picture as one page that works by itself."
     figure, lines = network_figure(readings), network_words(network_summary(readings))
-    picture = _drawn(figure, first=True, width=180 + 60 * len(figure.data[0].x))
-    return _write_page(path, "sensorlib: health of the network", _as_html(lines) + picture)
+    picture = drawn(figure, first=True, width=180 + 60 * len(figure.data[0].x))
+    return write_html(path, "sensorlib: health of the network", _as_html(lines) + picture)
 
 # %% ../nbs/15_health.ipynb #5010f83a
 def write_page(

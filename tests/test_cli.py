@@ -29,7 +29,7 @@ OPTIONS = {
     "demo": "--source --minutes --sensors --no-browser --dir --json",
     "health": "SENSOR_ID --source --page --store --json",
     "backfill": "--history --store --engine --parallelism --from --to --json",
-    "completeness": "SENSOR_ID --hours --store --json",
+    "completeness": "SENSOR_ID --hours --page --store --json",
     "check": "PATH --out --dead --truth --json",
     "simulate": "--sensors --hours --seed --start --faults --events --out --truth --json",
     "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --listen --log-format --json",
@@ -313,6 +313,14 @@ def test_completeness_tells_whose_the_gaps_are(capsys: pytest.CaptureFixture[str
     assert (code, network.split()) == (0, ["2", "sensors", "74", "44", "59.5%", "29", "39.2%", "1", "1.4%"])
     assert worst.split() == ["sensor", "2", "50", "20", "40.0%", "29", "58.0%", "1", "2.0%"]
     assert "no reading was expected" in run(capsys, "completeness", "3", "--store", counted)[1]
+
+
+def test_completeness_draws_a_page(capsys: pytest.CaptureFixture[str], counted: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    for sensor, drawn in (("1", True), ("3", False)):
+        assert f"page: {page}" in run(capsys, "completeness", sensor, "--store", counted, "--page", str(page))[1]
+        assert ("plotly-graph-div" in page.read_text()) is drawn
+        assert "<script src" not in page.read_text()
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(capsys: pytest.CaptureFixture[str], web: "Web") -> None:
