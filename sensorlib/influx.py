@@ -121,7 +121,7 @@ def influx_token(
 _INFLUX_ADVICE = {
     401: "the token is unknown: check SENSORLIB_INFLUX_TOKEN or SENSORLIB_INFLUX_TOKEN_FILE",
     403: "the token may not do this: give it read and write access to the bucket",
-    404: "no such bucket or organisation: check org= and bucket= of the store URL, or make the bucket",
+    404: "no such bucket or organisation: check org= and bucket= of the store URL, or make the buckets with sensorlib setup",
     429: "too many requests: write again later",
     500: "see the log of InfluxDB; after a full disk, stop the collector, start InfluxDB twice, then the collector",
     503: "InfluxDB is overloaded or starting: write again later",
