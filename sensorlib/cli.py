@@ -80,7 +80,7 @@ def scrape(arguments: Arguments) -> int:
     health = Health({"poll": pause_s + LONGEST_TURN_S})
     with serving(settings.listen, health):
         make_topics(settings.brokers, settings.partitions, settings.replicas)
-        memory, outbox = memory_of(settings), Outbox(settings.brokers)
+        memory, outbox = memory_of(settings), Outbox(settings.brokers, stop=stop)
         goes_on = arguments.source in ([], ["live"], ["simulate"])
         ledger = Ledger(memory, outbox, datetime.now(UTC), health.registry) if goes_on else None
         counts = run(polls, memory, outbox, stop, pause_s, lambda now: write(asdict(now)), health, places, ledger)

@@ -218,7 +218,7 @@ def collect(
     @contextmanager
     def lane() -> Iterator[Handler]:
         "Open what one lane needs."
-        outbox = Outbox(settings.brokers)
+        outbox = Outbox(settings.brokers, stop=stop)
         with closing(open_store(settings.store)) as store:
             yield metrics.write_duration.time()(lambda messages: store_batch(messages, store, outbox, progress))
 

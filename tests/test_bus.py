@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from sensorlib.bus import Handler, Lane, Outbox, Receiver
-from sensorlib.core import RAW_TOPIC, StoreError, StoreRefused
+from sensorlib.bus import GRACE_S, Handler, Lane, Outbox, Receiver
+from sensorlib.core import RAW_TOPIC, BusError, StoreError, StoreRefused
 from sensorlib.local import start_broker, start_part, wait_for_topics
 
 PARTITIONS = 4
@@ -285,3 +285,14 @@ def test_a_receiver_ends_while_its_broker_is_away(tmp_path: Path) -> None:
         began = time.monotonic()
     assert time.monotonic() - began < 15
     assert runner.failure is None
+
+
+def test_a_producer_that_is_told_to_stop_does_not_wait_for_its_broker() -> None:
+    stop = threading.Event()
+    outbox = Outbox("127.0.0.1:9", stop=stop)
+    outbox.send(RAW_TOPIC, None, b"lost")
+    stop.set()
+    began = time.monotonic()
+    with pytest.raises(BusError, match="1 messages were not delivered"):
+        outbox.flush()
+    assert GRACE_S - 1 < time.monotonic() - began < GRACE_S + 5
