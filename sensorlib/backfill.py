@@ -82,6 +82,7 @@ def _source(path: Path, name: str = "") -> Source:
     return Source(path.name if day_of(path.name) else name or str(path.resolve()), path.stat().st_size, path)
 
 
+_MANIFEST, _LOCK, _GAPS = "manifest.jsonl", "lock", "gaps.csv"
 _BUNDLES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip")
 
 
@@ -507,7 +508,6 @@ def _read_published(source: Source, fetched_at: str) -> Iterator[Piece]:
             yield _piece_of([measured.assign(file=0, line=lines[measured["record"]])], [], [source.name])
 
 # %% ../nbs/14_backfill.ipynb #26cc28f2
-_MANIFEST, _LOCK, _GAPS = "manifest.jsonl", "lock", "gaps.csv"
 _KEY = ["sensor_id", "value_type", "ts"]
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("record_id", "sensor_id", "location_id"), pa.int64()),
