@@ -305,10 +305,11 @@ def as_object(message: bytes) -> dict[str, Any] | None:
 
 def same_text(text: str) -> str:
     "A text, but for how Python and Java write the numbers in it."
-    if text.startswith(("[", "{")) and len(text) >= NAME_LENGTH:
-        return "long"
+    composite = text.startswith(("[", "{"))
     with suppress(ValueError):
         text = json.dumps(json.loads(text, parse_constant=str), ensure_ascii=False)
+    if composite and len(text) >= NAME_LENGTH:  # cut at a place that depends on how its numbers are written
+        return "long"
     return text.encode(errors="replace").decode()
 
 
