@@ -738,15 +738,14 @@ def _placed(
     "Say in which country and place each reading was made."
     told = readings[["location_id", "lat", "lon", "country"]]
     told = told.set_axis(["id", "latitude", "longitude", "country"], axis=1)
-    spot, spots = told.groupby(list(told), sort=False, dropna=False, observed=True).ngroup(), told.drop_duplicates()
-    plain = spots.astype(object).where(spots.notna(), None).to_dict("records")
+    spot = told.groupby(list(told), sort=False, dropna=False, observed=True).ngroup().to_numpy()
+    spots = told.take(np.unique(spot, return_index=True)[1]).astype(object)
+    plain = spots.where(spots.notna(), None).to_dict("records")
     found = places.placed([location_of({"location": one}) for one in plain])
-    filled = (
-        pd.DataFrame(found, columns=["country", "place"], dtype="category")
-        .take(spot.to_numpy())
-        .set_axis(readings.index)
-    )
-    place = readings["place"].astype(object).where(readings["place"].notna(), filled["place"]).astype("category")
+    filled = pd.DataFrame(found, columns=["country", "place"], dtype="category").take(spot).set_axis(readings.index)
+    place, known = filled["place"], readings["place"].notna()
+    if known.any():
+        place = readings["place"].astype(object).where(known, place).astype("category")
     return readings.assign(country=filled["country"], place=place)
 
 # %% ../nbs/14_backfill.ipynb #77650c63
