@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -255,10 +255,10 @@ def backfill(arguments: Arguments) -> int:
             bar.update(done - bar.n)
 
         settings = _settings(arguments)
-        places = places_of(replace(settings, geocoder="none" if settings.geocoder == "none" else "offline"))  # never in bulk
         result = run(
-            arguments.paths, arguments.history, arguments.store, since, until, arguments.engine, settings.parallelism, watch, stop, places
-        )
+            arguments.paths, arguments.history, arguments.store, since, until,
+            arguments.engine, settings.parallelism, watch, stop, places_of(settings, bulk=True),
+        )  # fmt: skip
     _print_result(arguments, result)
     if "left" in result:
         print(f"sensorlib backfill: stopped with {result['left']} files left, the same command goes on", file=sys.stderr)

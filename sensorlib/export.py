@@ -57,11 +57,11 @@ def told(
 
 # %% ../nbs/11b_export.ipynb #a5b322bf
 def _spans(
-    store: Store, kind: str, since: datetime, until: datetime
+    days: Iterable[datetime], since: datetime, until: datetime
 ) -> list[tuple[datetime, datetime]]:  # An empty one where there is nothing
-    "Cut a span by the days of which a store knows."
-    days = [day.start for day in store.days() if day.kind == kind and since - DAY < day.start < until]
-    return [(max(day, since), min(day + DAY, until)) for day in days] or [(since, since)]
+    "Cut a span by days."
+    inside = (day for day in days if since - DAY < day < until)
+    return [(max(day, since), min(day + DAY, until)) for day in inside] or [(since, since)]
 
 
 def exported(
@@ -76,9 +76,10 @@ def exported(
     "Take readings or averages out of a store."
     if window not in (None, *WINDOWS_S):
         raise SettingError(f"window is {window!r}, expected one of {', '.join(WINDOWS_S)}, or none for readings")
+    days = store.days()
     for kind in kinds:
         where = store.latest(kind)
-        for span in _spans(store, kind, since, until):
+        for span in _spans((day.start for day in days if day.kind == kind), since, until):
             rows = store.averages(kind, WINDOWS_S[window], *span) if window else store.readings(kind, *span)
             if sensor_ids:
                 rows = rows[rows["sensor_id"].isin(sensor_ids)]

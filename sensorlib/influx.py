@@ -30,7 +30,7 @@ from .completeness import SensorHour
 from .core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
 from .rows import AVERAGE_COLUMNS, DAY, DIGITS, EPOCH, HOUR_COLUMNS, RAW_COLUMNS, SECOND, SERIES_COLUMNS
 from .rows import Day, Refusal, Unstorable
-from .rows import bounds, label, midnight, typed, typed_hours, write_in_halves
+from .rows import bounds, days_of, label, midnight, typed, typed_hours, write_in_halves
 
 # %% ../nbs/08c_influx.ipynb #b8e3f281
 _TAGS = ("country", "location_id", "place", "sensor_id", "sensor_type")
@@ -313,7 +313,7 @@ class InfluxReadings(InfluxBucket):
         "Store readings; InfluxDB has them on its disk when it returns. Give back what can never be kept."
         refused = write_in_halves(readings, lambda some: self._send(line_protocol(some), len(some)))
         gone = {id(refusal.reading) for refusal in refused}
-        self._note_change({(r.kind, (r.ts - EPOCH) // DAY) for r in readings if id(r) not in gone})
+        self._note_change(days_of(reading for reading in readings if id(reading) not in gone))
         return refused
 
     def _note_change(self, days: set[tuple[str, int]]) -> None:

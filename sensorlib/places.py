@@ -129,7 +129,7 @@ def _on_globe(lat: Sequence[float], lon: Sequence[float]) -> np.ndarray:
 def _points_of(locations: Sequence[Location]) -> np.ndarray:
     return _on_globe([x.lat for x in locations], [x.lon for x in locations])  # type: ignore[misc]
 
-
+# %% ../nbs/04_places.ipynb #c7d41e05
 class Gazetteer:
     "Places of the world, read when the first question comes."
 
@@ -142,6 +142,11 @@ class Gazetteer:
         places = self._read()
         points = _on_globe([p.latitude for p in places], [p.longitude for p in places])
         return points, np.array([p.country_code for p in places]), np.array([_one_line(p.city) for p in places], object)
+
+    @cached_property
+    def _codes(self) -> np.ndarray:
+        "Country of each place; behind the last stands the one for too far away."
+        return np.array([*self._table[1], None], object)
 
     def _tree(self, code: str | None) -> tuple[cKDTree, np.ndarray]:
         "The places of a country, or all; behind the last name stands the one for too far away."
@@ -170,8 +175,7 @@ class Gazetteer:
         locations: Sequence[Location],  # With coordinates
     ) -> list[str | None]:  # ISO 3166-1 alpha-2; None where there is no place within NEAR_KM
         "Tell in which country the place nearest to each location lies."
-        codes = np.array([*self._table[1], None], object)
-        return list(codes[self._tree(None)[0].query(_points_of(locations), distance_upper_bound=_CHORD)[1]])
+        return list(self._codes[self._tree(None)[0].query(_points_of(locations), distance_upper_bound=_CHORD)[1]])
 
 # %% ../nbs/04_places.ipynb #bc0de6e4
 _NAMED, _NOWHERE = "sensorlib:1:place:", "sensorlib:1:noplace:"
@@ -414,13 +418,12 @@ class Places:
         "Names by key; those without a name are left out."
         asked = {where.key: where for where in locations if where.key is not None}
         found = self._names.known(list(asked))
-        waiting = self._line or ()
-        unknown = [where for key, where in asked.items() if key not in found and key not in waiting]
+        line = self._line
+        unknown = [where for key, where in asked.items() if key not in found and not (line and key in line)]
         new = [where for where in unknown if where.lat is not None]
         if new:
             told = zip(new, self._gazetteer.names(new), strict=True)
-            waits = self._line.takes if self._line else lambda where, name: False
-            found |= self._names.settle({str(x.key): name for x, name in told if not waits(x, name)})
+            found |= self._names.settle({str(x.key): name for x, name in told if not (line and line.takes(x, name))})
         return {key: name for key, name in found.items() if name is not None}
 
 # %% ../nbs/04_places.ipynb #8dc8ca5e
@@ -432,6 +435,7 @@ ATTRIBUTION = {
 
 def places_of(
     settings: Settings,  # Settings of the services
+    bulk: bool = False,  # Many at once, as those of files: nobody online is asked
 ) -> Places | None:  # None where no names are wanted
     "Choose where names come from."
     if settings.geocoder == "none":
@@ -439,7 +443,7 @@ def places_of(
     if settings.geocoder not in ATTRIBUTION:
         raise SettingError(f"SENSORLIB_GEOCODER is {settings.geocoder!r}, expected offline, nominatim or none")
     online = None
-    if settings.geocoder == "nominatim":
+    if settings.geocoder == "nominatim" and not bulk:
         if not re.fullmatch("[!-~]+@[!-~]+", settings.contact):
             wanted = "expected the e-mail address that Nominatim's policy asks for"
             raise SettingError(

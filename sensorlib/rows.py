@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['TEXT_COLUMNS', 'SERIES_COLUMNS', 'RAW_COLUMNS', 'DIGITS', 'AVERAGE_COLUMNS', 'HOUR_COLUMNS', 'EPOCH', 'SECOND', 'DAY',
-           'Row', 'typed', 'typed_hours', 'bounds', 'Day', 'midnight', 'label', 'Unstorable', 'Refusal',
+           'Row', 'typed', 'typed_hours', 'bounds', 'Day', 'midnight', 'days_of', 'label', 'Unstorable', 'Refusal',
            'write_in_halves']
 
 # %% ../nbs/08a_rows.ipynb #56ea458a
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ import msgspec
 import pandas as pd
 
 from .completeness import SensorHour
-from .core import SettingError, StoreError
+from .core import Reading, SettingError, StoreError
 
 # %% ../nbs/08a_rows.ipynb #94286479
 _WHOLE, _OPTIONAL = ("sensor_id", "qc", "count"), ("record_id", "location_id")
@@ -85,6 +85,13 @@ def midnight(
 ) -> datetime:  # UTC
     "Begin the day of a moment."
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def days_of(
+    readings: Iterable[Reading],
+) -> set[tuple[str, int]]:  # Kind, and days since 1970
+    "List the days that some readings belong to."
+    return {(reading.kind, (reading.ts - EPOCH) // DAY) for reading in readings}
 
 # %% ../nbs/08a_rows.ipynb #d468711b
 def label(

@@ -22,7 +22,7 @@ from .completeness import SensorHour
 from .core import READING_COLUMNS, Reading, StoreError, StoreRefused
 from .rows import AVERAGE_COLUMNS, DAY, DIGITS, EPOCH, HOUR_COLUMNS, RAW_COLUMNS, SECOND, SERIES_COLUMNS
 from .rows import TEXT_COLUMNS, Day, Refusal, Unstorable
-from .rows import bounds, label, midnight, typed, typed_hours, write_in_halves
+from .rows import bounds, days_of, label, midnight, typed, typed_hours, write_in_halves
 
 # %% ../nbs/08b_sqlite.ipynb #e1a2eeb3
 _READING_TABLE = """CREATE TABLE {name} (
@@ -186,7 +186,7 @@ def _write_rows(
     rows.sort(key=itemgetter(0, 1, 2))
     db.executemany(_KEEP, rows)
     db.executemany(_KEEP_LATEST, {row[:2]: row for row in rows}.values())
-    db.executemany(_CHANGE, sorted({(r.kind, (r.ts - EPOCH) // DAY) for r in readings}))
+    db.executemany(_CHANGE, sorted(days_of(readings)))
 
 # %% ../nbs/08b_sqlite.ipynb #00dec25a
 _LATEST_COLUMNS = ", ".join({"kind": "v.kind", "value_type": "v.name"}.get(n, n) for n in READING_COLUMNS)
@@ -334,18 +334,19 @@ class SqliteRetention(SqliteFile):
 
     def forget(self, before: datetime) -> None:
         "Delete the readings, and the account of completeness, of the days before a moment."
-        day = (midnight(before) - EPOCH) // DAY
+        first = midnight(before)
+        day, second = (first - EPOCH) // DAY, (first - EPOCH) // SECOND
         with self._transaction() as db:
             due = db.execute(_DUE, (day,)).fetchone()
             if due:
                 late = f"{due[0]} of {EPOCH + due[1] * DAY:%Y-%m-%d}: readings came after the averages were made"
                 raise StoreError(f"store {self._path}: {late}; run sensorlib rollup again")
-            db.execute("UPDATE forgotten SET before = max(before, ?)", (day * 86_400,))
-            db.execute("DELETE FROM completeness WHERE hour < ?", (day * 86_400,))
+            db.execute("UPDATE forgotten SET before = max(before, ?)", (second,))
+            db.execute("DELETE FROM completeness WHERE hour < ?", (second,))
             keys = db.execute("SELECT sensor_id, value_type FROM latest ORDER BY 1, 2").fetchall()
         for at in range(0, len(keys), _SENSORS_AT_A_TIME):
             with self._transaction() as db:
-                db.executemany(_FORGET, [(*key, day * 86_400) for key in keys[at : at + _SENSORS_AT_A_TIME]])
+                db.executemany(_FORGET, [(*key, second) for key in keys[at : at + _SENSORS_AT_A_TIME]])
 
 # %% ../nbs/08b_sqlite.ipynb #14e9bd2c
 _KEEP_HOUR = f"INSERT OR REPLACE INTO completeness ({', '.join(HOUR_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

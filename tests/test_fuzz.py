@@ -6,7 +6,6 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from msgspec.structs import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +29,7 @@ from fuzzing import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from test_archive import tar, zipped
 
 from sensorlib.archive import PLACES, VALUE_NAMES, Rows, open_files, plain_head, read_csv, read_file, read_rows

@@ -602,3 +602,12 @@ def test_files_without_a_country_get_that_of_the_nearest_place(new_names: Callab
     assert known[1] == "Kehl" and held[0] == "DE", "what is decided or said stays"
     assert (sea, nowhere) == ((None, None), (None, None))
     assert plain == ("DE", "Dortmund")
+
+
+def test_many_locations_at_once_are_named_offline(web: "Web") -> None:
+    settings = Settings(geocoder="nominatim", nominatim_url=web.reply(b"{}").url)
+    assert places_of(settings, bulk=True).placed([Location("1", 48.776, 9.183, None)]) == [("DE", "Stuttgart")]
+    time.sleep(0.5)
+    assert web.paths == []
+    with pytest.raises(SettingError, match="expected offline, nominatim or none"):
+        places_of(Settings(geocoder="atlas"), bulk=True)

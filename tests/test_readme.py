@@ -63,7 +63,7 @@ def test_keeping_years(tmp_path: Path) -> None:
 
 def test_setting_influxdb_up(tmp_path: Path) -> None:
     with running_influxd(needed_influxd(), tmp_path / "influxd", set_up=False) as server:
-        (command,) = [line for line in commands("Keep years of it") if line.startswith("sensorlib setup")]
+        command = commands("Keep years of it")[-1]
         command = command.replace("HOST:8086", server.address.removeprefix("http://")).replace(
             "org=ORG", f"org={server.org}"
         )

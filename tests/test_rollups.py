@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from msgspec.structs import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from msgspec.structs import replace
 
 from sensorlib import cli
 from sensorlib.completeness import SensorHour
 from sensorlib.core import KINDS, Reading, SettingError, StoreError
 from sensorlib.frames import average
 from sensorlib.rollups import WINDOWS_S, average_day, days_to_average, retain, roll_up
-from sensorlib.rows import AVERAGE_COLUMNS, DAY, HOUR_COLUMNS, Day
+from sensorlib.rows import AVERAGE_COLUMNS, DAY, HOUR_COLUMNS, Day, midnight
 from sensorlib.sqlite import SqliteStore
 from sensorlib.store import Store, open_store
 
@@ -199,7 +199,7 @@ def test_a_day_with_a_reading_that_no_average_counts_is_not_forgotten(file: Sqli
 
 def test_a_bucket_averages_no_day_that_it_keeps_only_in_part(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight(datetime.now(UTC))
     with influx.bucket(2 * 86_400) as url, influx.made("averages"):
         store = open_store(url)
         assert store.forgotten() == today - DAY
@@ -260,7 +260,7 @@ def test_kill_9_at_any_moment_leaves_what_the_next_run_completes(tmp_path: Path)
         return tmp_path / name
 
     some = readings(days=6, sensors=40)
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight(datetime.now(UTC))
     some = [replace(r, ts=r.ts + (today - 5 * DAY - MIDNIGHT)) for r in some]
     command = [sys.executable, "-m", "sensorlib.cli", "rollup", "--keep-days", "2", "--json", "--store"]
     whole = copy("whole.db")

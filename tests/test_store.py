@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from msgspec.structs import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 import pandas as pd
 import pytest
+from msgspec.structs import replace
+
 from sensorlib.completeness import SensorHour
 from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
 from sensorlib.influx import influx_token, line_protocol
@@ -470,7 +471,7 @@ def test_influxdb_that_takes_only_small_requests_gets_small_ones(fake: Store, we
     for status in (413, 413, 204, 204, 204):
         web.reply(too_large if status == 413 else b"", status)
     assert fake.write([at(n) for n in range(100)]) == []
-    assert [len(lines_of(body)) for body in web.got[:5]] == [100, 50, 25, 25, 50]
+    assert [len(lines_of(body)) for body in web.got] == [100, 50, 25, 25, 50, 1], "and the note of what changed a day"
 
 
 def test_influxdb_that_takes_not_even_one_gives_it_back(fake: Store, web: "Web") -> None:
