@@ -376,6 +376,20 @@ def completeness(arguments: Arguments) -> int:
     return 0
 
 
+def run(arguments: Arguments) -> int:
+    "Run a job notebook: train, predict or verify."
+    from sensorlib.jobs import described, find_job, parameters_of, run_job
+
+    if arguments.parameters:
+        known = parameters_of(find_job(arguments.job))
+        told = {name: {"default": p.default, "help": p.help} for name, p in known.items()}
+        print(json.dumps(told) if arguments.json else "\n".join(described(known)))
+        return 0
+    done = run_job(arguments.job, dict(arguments.given), arguments.out, timeout_s=arguments.timeout)
+    _print_result(arguments, done.result if arguments.json else {**done.result, "notebook": str(done.notebook)})
+    return 0
+
+
 def models(arguments: Arguments) -> int:
     "List the models, take one out of service, or put it back."
     from sensorlib.core import KINDS, SettingError
@@ -597,6 +611,13 @@ def _add_services(commands: Any) -> None:
 
 def _add_models(commands: Any) -> None:
     "Add what trains, forecasts and keeps models."
+    added = _command(commands, run, "log_format")
+    added.add_argument("job", metavar="NAME", help="train, predict or verify")
+    given = "set a parameter of the job; may be repeated"
+    added.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=given)
+    added.add_argument("--parameters", action="store_true", help="list the parameters of the job, and run nothing")
+    added.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="keeps the executed notebooks")
+    added.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer; default: no limit")
     added = _command(commands, models)
     added.add_argument("kind", nargs="?", metavar="KIND", help="temperature, humidity, pressure, particulates or noise; none: all")
     where = "folder or URL of the models (SENSORLIB_MODELS, default: models)"
