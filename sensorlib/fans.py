@@ -6,11 +6,10 @@
 __all__ = ['GUESSES', 'BASELINES', 'BANDS', 'FEW', 'NOMINAL', 'FORECAST_CSS', 'FORECAST_JS', 'maker', 'ahead', 'series_name',
            'rounded', 'band_outline', 'band_traces', 'line_trace', 'median_trace', 'fan_traces', 'fan', 'compare',
            'verdict', 'yesterday', 'skill_table', 'skill_html', 'skill_map', 'reliability', 'pick_series', 'waiting',
-           'figure_html', 'themes_of', 'series_html', 'forecast_section', 'forecast_page']
+           'legend_html', 'figure_html', 'themes_of', 'series_html', 'forecast_section', 'forecast_page']
 
 # %% ../nbs/17g_fans.ipynb #04dcabb5
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -62,8 +61,8 @@ def series_name(
     value_type: str,
 ) -> str:  # e.g. `Aberdeen, GB · sensor 101 · PM2.5 [µg/m³]`
     "Name a series by place, sensor and quantity."
-    last = rows.sort_values("issued").iloc[-1] if len(rows) else {}
-    place = ", ".join(str(last[key]) for key in ("place", "country") if len(rows) and pd.notna(last[key]))
+    last = rows.sort_values("issued")[["place", "country"]].tail(1).to_numpy().ravel()
+    place = ", ".join(str(name) for name in last if pd.notna(name))
     known = VALUE_TYPES[value_type]
     return " · ".join([*([place] if place else []), f"sensor {sensor_id}", f"{known.label} [{known.unit}]"])
 
@@ -85,8 +84,11 @@ def rounded(
     return values.round(0 if values.abs().max() >= 10_000 else 2)
 
 
+_LEGEND_PX = 46  # Room for a legend of two rows below a figure
+
+
 def _titled(figure: go.Figure, theme: Theme, title: str, *lines: str) -> go.Figure:
-    "Give a figure of times its title, the lines below it, its axes and its legend."
+    "Give a figure its title, the lines below it, the look of its axes and its legend."
     small = {"text": "<br>".join(map(escape, lines)), "font": {"size": 12, "color": theme.quiet}}
     heading = {"text": escape(title), "font": {"size": 15}, "x": 0, "xref": "paper", "y": 1, "yref": "container"}
     heading |= {"yanchor": "top", "pad": {"t": 12}, "subtitle": small}
@@ -94,8 +96,18 @@ def _titled(figure: go.Figure, theme: Theme, title: str, *lines: str) -> go.Figu
     look = {"showline": True, "ticks": "outside", "tickcolor": theme.line, "tickangle": 0}
     figure.update_xaxes(**axis, **look).update_yaxes(**axis)
     legend = {"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"}
-    margin = {"l": 64, "r": 16, "t": 44 + 16 * len(lines), "b": 96}
+    margin = {"l": 64, "r": 16, "t": 44 + 16 * len(lines), "b": 44 + _LEGEND_PX}
     return dress(figure, theme, title=heading, legend=legend, margin=margin, height=330 + 16 * len(lines))
+
+
+def _timed(figure: go.Figure, theme: Theme, unit: str) -> go.Figure:
+    "Give a figure an axis of times and one of values."
+    said = {"text": "UTC", "font": {"size": 12, "color": theme.quiet}, "showarrow": False}
+    figure.add_annotation(
+        x=0, xref="paper", y=0, yref="paper", xanchor="right", yanchor="top", xshift=-22, yshift=-7, **said
+    )
+    figure.update_xaxes(type="date", nticks=6, tickformat="%H:%M\n%-d %b")
+    return figure.update_yaxes(title={"text": f"[{unit}]", "font_size": 12}, tickformat=",", nticks=6)
 
 # %% ../nbs/17g_fans.ipynb #5fb45d46
 BANDS = (("p05", "p95", "90 %", 0.2), ("p25", "p75", "50 %", 0.32))  # Low, high, name, opacity
@@ -213,13 +225,12 @@ def fan(
         issued = newest["issued"].iloc[0]
         traces = [*fan_traces(history.sort_values("ts"), newest, theme, unit), *traces]
         lines = [maker(forecasts, newest), f"issued {issued:%Y-%m-%d %H:%M} UTC"]
-    figure = go.Figure(traces).update_xaxes(type="date", title={"text": "UTC", "font": {"size": 12}})
-    figure.update_yaxes(title={"text": f"[{unit}]", "font": {"size": 12}}, tickformat=",")
+    figure = _timed(go.Figure(traces), theme, unit)
     if len(newest):
         at = f"{issued:%Y-%m-%d %H:%M}"
         figure.add_vline(at, line={"color": theme.quiet, "width": 1})
         said = {"text": "issued", "font": {"size": 11, "color": theme.quiet}, "showarrow": False}
-        figure.add_annotation(x=at, y=1, yref="paper", xanchor="left", yanchor="bottom", xshift=-14, **said)
+        figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", **said)
     return _titled(figure, theme, series_name(mine, sensor_id, value_type), *lines)
 
 # %% ../nbs/17g_fans.ipynb #10d0da97
@@ -266,14 +277,14 @@ def verdict(
 # %% ../nbs/17g_fans.ipynb #8a0bd5d7
 def _yesterday_lines(forecasts: pd.DataFrame, shown: pd.DataFrame, horizon_min: int, unit: str) -> list[str]:
     "What the numbers say of the forecasts of one horizon."
-    said = f"{ahead(horizon_min)} ahead · {maker(forecasts, shown)}" if len(shown) else f"{ahead(horizon_min)} ahead"
     found = compare(shown)
     if not found["n"]:
-        return [said, "nothing to compare yet: no moment that was forecast has passed"]
+        return [f"{ahead(horizon_min)} ahead", "nothing to compare yet: no moment that was forecast has passed"]
+    said = f"as forecast {ahead(horizon_min)} ahead · {maker(forecasts, shown)}"
     inside = f"{100 * found['coverage_90']:.0f} % of {found['n']} truths inside the 90 % band"
     guesses = [("same as now", found["persistence"]), ("same as yesterday", found["daily"])]
     others = [f"{name} {format_value(value)}" for name, value in guesses if pd.notna(value)]
-    return [said, inside, f"mean error {', '.join([format_value(found['mae']), *others])} {unit}"]
+    return [f"{said} · {inside}", f"mean error {', '.join([format_value(found['mae']), *others])} {unit}"]
 
 
 def _broken(shown: pd.DataFrame) -> pd.DataFrame:
@@ -309,8 +320,7 @@ def yesterday(
             hoverinfo="skip",
         ),
     ]  # fmt: skip
-    figure = go.Figure(traces).update_xaxes(type="date", title={"text": "UTC", "font": {"size": 12}})
-    figure.update_yaxes(title={"text": f"[{unit}]", "font": {"size": 12}}, tickformat=",")
+    figure = _timed(go.Figure(traces), theme, unit)
     lines = _yesterday_lines(forecasts, shown, horizon_min, unit)
     return _titled(figure, theme, series_name(series, sensor_id, value_type), *lines)
 
@@ -323,7 +333,7 @@ def skill_table(
     present = [name for name in VALUE_TYPES if (forecasts["value_type"] == name).any()]
     for name in present:
         for horizon, cell in forecasts[forecasts["value_type"] == name].groupby("horizon_min"):
-            found, model = compare(cell), str(cell.loc[cell["issued"].idxmax(), "model"])
+            found, model = compare(cell), str(cell.sort_values("issued")["model"].iloc[-1])
             said = verdict(found["n"], found["gain"], model)
             rows.append({"value_type": name, "horizon_min": horizon, **found, "model": model, "verdict": said})
     columns = ["value_type", "horizon_min", "n", "mae", *GUESSES, "gain", "coverage_90", "model", "verdict"]
@@ -348,9 +358,10 @@ def skill_html(
     head = "".join(f"<th scope='col' class='{look}'>{text}</th>" for text, look in _HEADS)
     parts = []
     for name in table["value_type"].unique():
-        rows = []
-        for row in table[table["value_type"] == name].itertuples():
-            errors = [format_value(v) if pd.notna(v) else "–" for v in (row.mae, row.persistence, row.daily)]
+        rows, mine = [], table[table["value_type"] == name]
+        digits = 2 if mine[["mae", *GUESSES]].max(axis=None) < 100 else 0
+        for row in mine.itertuples():
+            errors = [f"{v:.{digits}f}" if pd.notna(v) else "–" for v in (row.mae, row.persistence, row.daily)]
             inside = f"{100 * row.coverage_90:.0f} %" if pd.notna(row.coverage_90) else "–"
             numbers = "".join(f"<td>{text}</td>" for text in (f"{row.n:,}".replace(",", "\u2009"), *errors, inside))
             look = "verdict worse" if row.verdict.startswith("worse") else "verdict"
@@ -377,26 +388,37 @@ def skill_map(
     wide = told.pivot(index="value_type", columns="horizon_min", values="percent")
     wide = wide.reindex([name for name in VALUE_TYPES if name in wide.index])
     limit = float(np.clip(np.nanmax(wide.abs().to_numpy(), initial=10.0), 10, 50))
-    colours = ["#b35806", "#f1a340", theme.paper, "#67a9cf", "#2166ac"]
+    colours = ["#a04d05" if dark else "#f1a340", theme.paper, "#2166ac" if dark else "#67add8"]
     texts = [["" if np.isnan(v) else f"{v:+.0f}".replace("-", "−") for v in row] for row in wide.to_numpy()]
     labels = [VALUE_TYPES[name].label.replace(" ", "<br>", 1) for name in wide.index]
     hover = "%{y}, %{x} ahead<br><b>%{text} %</b> against the best simple guess<extra></extra>"
     cells = go.Heatmap(
-        x=[ahead(h) for h in wide.columns], y=labels, z=wide.to_numpy(), text=texts, texttemplate="%{text}",
-        textfont={"size": 12}, zmin=-limit, zmax=limit, colorscale=colours, showscale=False, xgap=2, ygap=2,
+        x=[ahead(int(h)).replace(" ", "<br>") for h in wide.columns], y=labels, z=wide.to_numpy(), text=texts, texttemplate="%{text}",
+        textfont={"size": 12, "color": theme.ink}, zmin=-limit, zmax=limit, colorscale=colours, showscale=False, xgap=2, ygap=2,
         hovertemplate=hover, hoverongaps=False,
     )  # fmt: skip
     figure = _titled(go.Figure(cells), theme, "Gain over the best simple guess [%]", "above 0: the forecast was closer")
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", showline=False)
     figure.update_xaxes(
-        type="category", showgrid=False, ticks="", showline=False, title={"text": "ahead", "font_size": 12}
+        type="category",
+        showgrid=False,
+        ticks="",
+        showline=False,
+        title={"text": "ahead", "font_size": 12, "standoff": 6},
     )
-    return figure.update_layout(margin={"l": 96, "b": 52}, height=130 + 44 * len(labels))
+    return figure.update_layout(margin={"l": 96, "b": 62}, height=130 + 42 * len(labels))
 
 # %% ../nbs/17g_fans.ipynb #5af1d5b6
 NOMINAL = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito: safe for all eyes
-_MARKS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+_MARKS = {
+    "circle": "●",
+    "square": "■",
+    "diamond": "◆",
+    "triangle-up": "▲",
+    "x": "✖",
+    "cross": "✚",
+}  # In a legend of a page
 
 
 def reliability(
@@ -413,17 +435,17 @@ def reliability(
     for number, name in enumerate(present):
         rows, label = known[known["value_type"] == name], VALUE_TYPES[name].label
         seen = [float((rows["observed"] <= rows[quantile]).mean()) for quantile in NOMINAL]
-        said = f"{label}, {len(rows):,} truths".replace(",", "\u2009").replace("\u2009 ", ", ")
+        said = f"{label}, {len(rows)} truths"
         hover = f"{said}<br><b>%{{y:.0%}}</b> at or below the quantile of %{{x:.0%}}<extra></extra>"
-        mark = {"size": 8, "symbol": _MARKS[number % len(_MARKS)], "color": _COLOURS[number % len(_COLOURS)]}
+        mark = {"size": 8, "symbol": [*_MARKS][number % len(_MARKS)], "color": _COLOURS[number % len(_COLOURS)]}
         traces.append(go.Scatter(x=nominal, y=seen, mode="lines+markers", marker=mark, name=label, hovertemplate=hover))
     figure = _titled(
         go.Figure(traces), theme, "Reliability of the quantiles", "share of truths at or below each quantile"
     )
     axis = {"range": [0, 1], "tickformat": ".0%", "tickvals": nominal}
-    figure.update_xaxes(**axis, title={"text": "promised", "font_size": 12})
-    figure.update_yaxes(**axis, title={"text": "observed", "font_size": 12})
-    return figure.update_layout(height=430)
+    figure.update_xaxes(**axis, title={"text": "promised", "font_size": 12, "standoff": 6})
+    figure.update_yaxes(**axis, title={"text": "observed", "font_size": 12, "standoff": 6})
+    return figure.update_layout(margin_b=62 + _LEGEND_PX, height=450)
 
 # %% ../nbs/17g_fans.ipynb #eee79c0f
 _FIRST = ("P2", "noise_LAeq")  # What people ask for first, of those that a sensor reports at once
@@ -443,7 +465,7 @@ def pick_series(
     order = order.drop_duplicates(["kind", "sensor_id"])
     order["turn"] = order.groupby("kind").cumcount()
     taken = order.sort_values(["turn", "kind"], kind="stable").head(count)
-    return [(int(row.sensor_id), str(row.value_type)) for row in taken.itertuples()]
+    return list(zip(taken["sensor_id"].tolist(), taken["value_type"].tolist(), strict=True))
 
 # %% ../nbs/17g_fans.ipynb #437f525a
 def waiting(
@@ -455,29 +477,50 @@ def waiting(
     then = f"the next run, at {next_run:%H:%M} UTC, makes one" if next_run else "`sensorlib run predict` makes one"
     about = f" of {what}" if what else ""
     if history.empty:
-        return f"No forecast{about} yet, because no good reading has come: after ten minutes with readings, {then}."
-    since = history["ts"].min()
-    why = f"no forecast was made since the readings began at {since:%Y-%m-%d %H:%M} UTC"
-    return f"No forecast{about} yet, because {why}: {then}."
+        return f"No forecast{about} yet: no good reading has come; after ten minutes with readings, {then}."
+    since = f"{history['ts'].min():%Y-%m-%d %H:%M} UTC"
+    return f"No forecast{about} yet: readings have come since {since}, but no run has made one; {then}."
 
 # %% ../nbs/17g_fans.ipynb #66c315a6
+def legend_html(
+    figure: go.Figure,  # Its traces have names
+    theme: Theme,  # In which it is drawn
+) -> str:  # Its colours are those of the page, light or dark
+    "Write the legend of a figure as a list, which wraps on a narrow page."
+    inks = {getattr(theme, name): f"var(--{name})" for name in ("ink", "quiet", "accent", "fault")}
+    parts = []
+    for trace in (trace for trace in figure.data if trace.name):
+        colour = trace.marker.line.color or trace.marker.color or trace.line.color or theme.accent
+        sign, style = _MARKS.get(trace.marker.symbol, ""), f"color: {inks.get(colour, colour)}"
+        if trace.marker.symbol == "x-thin":
+            sign = "✕"
+        elif trace.fill:
+            style += f"; border-top: 10px solid; opacity: {trace.fillcolor.rstrip(')').split(',')[-1]}"
+        elif not sign:
+            style += f"; border-top: 2px {'dotted' if trace.line.dash else 'solid'}"
+        parts.append(f"<li><i style='{style}'>{sign}</i> {escape(trace.name)}</li>")
+    return f"<ul class='key'>{''.join(parts)}</ul>" if parts else ""
+
+
 def figure_html(
     figures: dict[str, go.Figure],  # The same figure as `light`, as `dark`, or as both
+    width: int = 0,  # Least width [px]; a narrower page scrolls it
 ) -> str:  # A fragment that `FORECAST_JS` draws
-    "Write a figure as a title, a box and its data."
-    first = next(iter(figures.values()))
+    "Write a figure as a title, a legend, a box and its data."
+    name, first = next(iter(figures.items()))
     title, lines = first.layout.title.text, first.layout.title.subtitle.text.split("<br>")
-    margin = {"l": first.layout.margin.l, "r": 8, "t": 18, "b": first.layout.margin.b}
-    height = first.layout.height - first.layout.margin.t + margin["t"]
+    key = legend_html(first, DARK if name == "dark" else LIGHT)
+    margin = first.layout.margin.to_plotly_json() | {"t": 20, "b": first.layout.margin.b - (_LEGEND_PX if key else 0)}
+    height = first.layout.height - (first.layout.margin.t - margin["t"]) - (first.layout.margin.b - margin["b"])
     kept = {}
     for name, figure in figures.items():
-        bare = go.Figure(figure).update_layout(title=None, margin=margin, height=height)
-        kept[name] = json.loads(bare.to_json())
-        kept[name]["layout"].pop("title", None)
+        kept[name] = json.loads(figure.to_json())
+        kept[name]["layout"] |= {"margin": margin, "height": height, "showlegend": False, "title": None}
     data = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     said = "".join(f"<p>{line}</p>" for line in lines)
-    box = f"<div class='drawn' style='height: {height}px' role='img' aria-label='{title}'></div>"
-    return f"<figure><figcaption><h3>{title}</h3>{said}</figcaption>{box}<script type='application/json'>{data}</script></figure>"
+    box = f"<div class='drawn' style='height: {height}px; min-width: {width}px' role='img' aria-label='{title}'></div>"
+    whole = f"<div class='scrolled'>{box}<script type='application/json'>{data}</script></div>"
+    return f"<figure><figcaption><h3>{title}</h3>{said}</figcaption>{key}{whole}</figure>"
 
 
 def themes_of(
@@ -520,8 +563,9 @@ def forecast_section(
     if forecasts.empty:
         return f"<h2>Forecasts</h2><p class='waiting'>{escape(waiting(history, next_run=next_run))}</p>"
     pairs = forecasts[["sensor_id", "value_type"]].drop_duplicates()
-    offered = pick_series(history.merge(pairs)) or [tuple(pairs.iloc[0])]
-    offered = offered if chosen in (None, *offered) else [chosen, *offered]
+    offered = pick_series(history.merge(pairs)) or pick_series(forecasts)
+    if chosen is not None and chosen not in offered:
+        offered = [chosen, *offered]
     shown = chosen or offered[0]
     options, parts = [], []
     for series in offered:
@@ -539,15 +583,18 @@ FORECAST_CSS = """
 #forecast { margin-top: 12px; }
 #forecast form { margin: 0 0 10px; } #forecast select { max-width: 100%; }
 #forecast label { max-width: 100%; color: var(--quiet); } #forecast label select { color: var(--ink); }
-#forecast figure { margin: 0 0 6px; min-width: 0; } #forecast figcaption { min-height: 84px; }
+#forecast figure { margin: 0 0 6px; min-width: 0; }
 #forecast h3 { margin: 6px 0 2px; font-size: 15px; } #forecast figcaption p { margin: 0; font-size: 13px; color: var(--quiet); }
 #forecast .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4px 20px; }
 .waiting { margin: 4px 0; padding: 10px 14px; border: 1px dashed var(--line); border-radius: 8px; color: var(--quiet); }
-.skill { margin-top: 8px; } .skill caption { caption-side: top; padding: 0 0 4px; }
+.key { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 4px 0 0; padding: 0; list-style: none; font-size: 13px; color: var(--quiet); }
+.key i { display: inline-block; min-width: 18px; margin-right: 4px; vertical-align: middle; font-style: normal; text-align: center; }
+.scrolled { overflow-x: auto; overflow-y: hidden; }
+.skill { margin: 8px 0 18px; } .skill caption { caption-side: top; padding: 0 0 4px; }
 .skill th, .skill td { padding: 5px 0 5px 14px; } .skill th:first-child { padding-left: 0; white-space: nowrap; }
 .skill tbody tr { border-top: 1px solid var(--line); }
 .skill .verdict { text-align: left; padding-left: 24px; } .skill .worse { color: var(--fault); }
-@media (max-width: 900px) { #forecast .pair { grid-template-columns: minmax(0, 1fr); } #forecast figcaption { min-height: 0; } }
+@media (max-width: 900px) { #forecast .pair { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 640px) {
   .skill tr { display: grid; grid-template-columns: 1fr 1fr 1fr 1fr 1.2fr 1.1fr; align-items: end; }
   .skill th, .skill td { padding: 4px 0 4px 6px; } .skill thead th { font-size: 11px; line-height: 1.2; }
@@ -594,7 +641,7 @@ def forecast_page(
     if table["n"].gt(0).any():
         maps = {name: skill_map(table, dark=dark) for name, dark in themes_of(None).items()}
         kept = {name: reliability(forecasts, dark=dark) for name, dark in themes_of(None).items()}
-        parts.append(f"<h2>All series</h2><div class='pair'>{figure_html(maps)}{figure_html(kept)}</div>")
+        parts.append(f"<h2>All series</h2><div class='pair'>{figure_html(maps, width=460)}{figure_html(kept)}</div>")
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
     head += "<meta name='color-scheme' content='light dark'><link rel='icon' href='data:,'><title>sensorlib: forecasts</title>"
     script = (
