@@ -96,7 +96,7 @@ def _titled(figure: go.Figure, theme: Theme, title: str, *lines: str) -> go.Figu
     look = {"showline": True, "ticks": "outside", "tickcolor": theme.line, "tickangle": 0}
     figure.update_xaxes(**axis, **look).update_yaxes(**axis)
     legend = {"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"}
-    margin = {"l": 64, "r": 16, "t": 44 + 16 * len(lines), "b": 44 + _LEGEND_PX}
+    margin = {"l": 72, "r": 16, "t": 44 + 16 * len(lines), "b": 44 + _LEGEND_PX}
     return dress(figure, theme, title=heading, legend=legend, margin=margin, height=330 + 16 * len(lines))
 
 
@@ -177,9 +177,11 @@ def median_trace(
     **look: Any,  # Further settings of the trace
 ) -> go.Scatter:
     "Draw the median of forecasts, which tells everything else under the pointer."
-    told = rows[["p05", "p25", "p50", "p75", "p95", *GUESSES]]
-    texts = [[format_value(v) if pd.notna(v) else "unknown" for v in row] for row in told.to_numpy(float)]
-    custom = [[*row, ahead(minutes)] for row, minutes in zip(texts, rows["horizon_min"], strict=True)]
+    quantiles = [[format_value(v) for v in row] for row in rows[["p05", "p25", "p50", "p75", "p95"]].to_numpy(float)]
+    simple = rows[[*GUESSES]].to_numpy(float)
+    guesses = [[f"{format_value(v)} {unit}" if pd.notna(v) else "unknown" for v in row] for row in simple]
+    horizons = rows["horizon_min"].map(ahead)
+    custom = [[*row, *others, when] for row, others, when in zip(quantiles, guesses, horizons, strict=True)]
     hover = {"customdata": custom, "hovertemplate": _POINTER.format(unit=unit)}
     x, y, line = _clock(rows["ts"]), rounded(rows["p50"]), {"color": theme.accent, "width": 2}
     return go.Scatter(x=x, y=y, name="median", line=line, connectgaps=False, **hover, **look)
@@ -327,7 +329,9 @@ def yesterday(
 # %% ../nbs/17g_fans.ipynb #213f6b75
 def skill_table(
     forecasts: pd.DataFrame,  # Forecasts of many series, `observed` where known
-) -> pd.DataFrame:  # value_type, horizon_min, n, mae, persistence, daily, gain, coverage_90, model (now), verdict
+) -> (
+    pd.DataFrame
+):  # value_type, horizon_min, sensors, n, mae, persistence, daily, gain, coverage_90, model (now), verdict
     "Compare forecasts with what came, by value type and horizon."
     rows = []
     present = [name for name in VALUE_TYPES if (forecasts["value_type"] == name).any()]
@@ -335,14 +339,15 @@ def skill_table(
         for horizon, cell in forecasts[forecasts["value_type"] == name].groupby("horizon_min"):
             found, model = compare(cell), str(cell.sort_values("issued")["model"].iloc[-1])
             said = verdict(found["n"], found["gain"], model)
-            rows.append({"value_type": name, "horizon_min": horizon, **found, "model": model, "verdict": said})
-    columns = ["value_type", "horizon_min", "n", "mae", *GUESSES, "gain", "coverage_90", "model", "verdict"]
+            row = {"value_type": name, "horizon_min": horizon, "sensors": cell["sensor_id"].nunique(), **found}
+            rows.append(row | {"model": model, "verdict": said})
+    columns = ["value_type", "horizon_min", "sensors", "n", "mae", *GUESSES, "gain", "coverage_90", "model", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/17g_fans.ipynb #4829b769
 _HEADS = (
     ("ahead", "ahead"),
-    ("moments", "n"),
+    ("compared", "n"),
     ("served", "num"),
     ("same as now", "num"),
     ("same as yesterday", "num"),
@@ -368,9 +373,9 @@ def skill_html(
             said = f"<td class='{look}'>{escape(row.verdict)}</td>"
             rows.append(f"<tr><th scope='row'>{ahead(row.horizon_min)}</th>{numbers}{said}</tr>")
         known = VALUE_TYPES[name]
-        caption = (
-            f"<caption>{known.label}: mean error [{known.unit}] of what was served and of two simple guesses</caption>"
-        )
+        sensors = mine["sensors"].max()
+        who = f"{known.label}, {sensors} sensor{'' if sensors == 1 else 's'}"
+        caption = f"<caption>{who}: mean error [{known.unit}] of what was served and of two simple guesses</caption>"
         parts.append(
             f"<table class='skill'>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         )
@@ -534,6 +539,7 @@ def series_html(
     history: pd.DataFrame,  # `sensor_id, value_type, ts, value` of many series
     forecasts: pd.DataFrame,  # Forecasts of many series
     series: tuple[int, str],  # Sensor and value type
+    table: pd.DataFrame,  # As `skill_table` gives it
     *,
     horizon_min: int = 60,  # Of yesterday's forecasts
     dark: bool | None = None,  # None: both, for a page that follows the viewer
@@ -546,15 +552,16 @@ def series_html(
         return f"<p class='waiting'>{escape(waiting(past, name, next_run))}</p>"
     fans = {name: fan(past, forecasts, *series, dark=value) for name, value in themes.items()}
     lasts = {name: yesterday(forecasts, *series, horizon_min, dark=value) for name, value in themes.items()}
-    table = skill_table(forecasts[forecasts["value_type"] == series[1]])
-    return f"<div class='pair'>{figure_html(fans)}{figure_html(lasts)}</div>{skill_html(table)}"
+    pair = f"<div class='pair'>{figure_html(fans)}{figure_html(lasts)}</div>"
+    return pair + skill_html(table[table["value_type"] == series[1]])
 
-
+# %% ../nbs/17g_fans.ipynb #b6f87677
 def forecast_section(
     history: pd.DataFrame,  # `sensor_id, value_type, ts, value` of many series
     forecasts: pd.DataFrame,  # Forecasts of many series
     chosen: tuple[int, str] | None = None,  # The series to show; None brings all that are offered along
     *,
+    table: pd.DataFrame | None = None,  # The skill of more series, as `skill_table` gives it; None: of these forecasts
     horizon_min: int = 60,  # Of yesterday's forecasts
     dark: bool | None = None,  # None: both, for a page that follows the viewer
     next_run: datetime | None = None,  # When the next forecast will be made; None: nothing is set to make one
@@ -566,14 +573,13 @@ def forecast_section(
     offered = pick_series(history.merge(pairs)) or pick_series(forecasts)
     if chosen is not None and chosen not in offered:
         offered = [chosen, *offered]
-    shown = chosen or offered[0]
+    shown, told = chosen or offered[0], skill_table(forecasts) if table is None else table
     options, parts = [], []
     for series in offered:
         key, name = f"{series[0]}-{series[1]}", series_name(_series(forecasts, *series), *series)
-        picked = " selected" if series == shown else ""
-        options.append(f"<option value='{key}'{picked}>{escape(name)}</option>")
+        options.append(f"<option value='{key}'{' selected' if series == shown else ''}>{escape(name)}</option>")
         if chosen in (None, series):
-            part = series_html(history, forecasts, series, horizon_min=horizon_min, dark=dark, next_run=next_run)
+            part = series_html(history, forecasts, series, told, horizon_min=horizon_min, dark=dark, next_run=next_run)
             parts.append(f"<article data-series='{key}'{'' if series == shown else ' hidden'}>{part}</article>")
     choice = f"<form autocomplete='off'><label>Series <select name='series'>{''.join(options)}</select></label></form>"
     return f"<h2>Forecasts</h2>{choice}{''.join(parts)}"
@@ -636,8 +642,8 @@ def forecast_page(
     next_run: datetime | None = None,  # As for `waiting`
 ) -> Path:  # The same path
     "Write the newest forecasts and how good they were as one page that works by itself."
-    parts = [forecast_section(history, forecasts, horizon_min=horizon_min, next_run=next_run)]
     table = skill_table(forecasts)
+    parts = [forecast_section(history, forecasts, table=table, horizon_min=horizon_min, next_run=next_run)]
     if table["n"].gt(0).any():
         maps = {name: skill_map(table, dark=dark) for name, dark in themes_of(None).items()}
         kept = {name: reliability(forecasts, dark=dark) for name, dark in themes_of(None).items()}

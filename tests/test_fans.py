@@ -115,7 +115,7 @@ def test_fan_opens_at_the_value_known_when_it_was_issued() -> None:
 
 def test_fan_tells_bands_guesses_and_moment_under_the_pointer() -> None:
     median = trace(fan(history(), forecasts(daily=np.nan), 1, "P2"), "median")
-    assert list(median.customdata[2]) == ["12", "13", "14", "15", "16", "15", "unknown", "1 h"]
+    assert list(median.customdata[2]) == ["12", "13", "14", "15", "16", "15 µg/m³", "unknown", "1 h"]
     assert "%{customdata[0]} to %{customdata[4]} µg/m³" in median.hovertemplate
     assert "%{x|%Y-%m-%d %H:%M} UTC" in median.hovertemplate
 
@@ -239,7 +239,7 @@ class Cells(HTMLParser):
 def test_skill_html_is_a_table_without_colours_of_its_own() -> None:
     text = skill_html(skill_table(forecasts(error=5.0, model="damped")))
     assert Cells(text).rows == [7] * (1 + len(HORIZONS_MIN))
-    assert "PM2.5: mean error [µg/m³]" in text
+    assert "PM2.5, 1 sensor: mean error [µg/m³]" in text
     assert "<td class='verdict worse'>worse by 150 %: the baseline is served</td>" in text
     assert "style=" not in text and "#" not in text
 
@@ -313,6 +313,12 @@ def test_section_brings_one_series_in_one_theme_and_offers_the_others() -> None:
     assert re.findall(r"<option value='(.*?)'", text) == ["1-P2", "2-noise_LAeq"]
     assert [[*figures] for figures in figures_of(text)] == [["dark"], ["dark"]]
     assert len(text) < 60_000
+
+
+def test_section_shows_the_skill_that_is_handed_in() -> None:
+    network = skill_table(pd.concat([forecasts(), forecasts(sensor_id=2)]))
+    text = forecast_section(history(), forecasts(), (1, "P2"), table=network)
+    assert "PM2.5, 2 sensors:" in text
 
 
 def test_section_shows_a_sensor_that_has_no_forecast_yet() -> None:
