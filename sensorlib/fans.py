@@ -66,7 +66,7 @@ def series_name(
     known = VALUE_TYPES[value_type]
     return " · ".join([*([place] if place else []), f"sensor {sensor_id}", f"{known.label} [{known.unit}]"])
 
-
+# %% ../nbs/17g_fans.ipynb #9804c778
 def _series(frame: pd.DataFrame, sensor_id: int, value_type: str) -> pd.DataFrame:
     "Rows of one sensor and value type."
     return frame[(frame["sensor_id"] == sensor_id) & (frame["value_type"] == value_type)]
@@ -506,7 +506,7 @@ def legend_html(
         parts.append(f"<li><i style='{style}'>{sign}</i> {escape(trace.name)}</li>")
     return f"<ul class='key'>{''.join(parts)}</ul>" if parts else ""
 
-
+# %% ../nbs/17g_fans.ipynb #fec14c4e
 def figure_html(
     figures: dict[str, go.Figure],  # The same figure as `light`, as `dark`, or as both
     width: int = 0,  # Least width [px]; a narrower page scrolls it

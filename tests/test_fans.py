@@ -174,6 +174,11 @@ def test_comparison_counts_the_moments_that_all_know() -> None:
     assert half["n"] == 100
 
 
+def test_gain_is_over_the_better_guess() -> None:
+    rows = forecasts()[lambda f: f["horizon_min"] == 10]
+    assert compare(rows.assign(daily=rows["observed"] + 0.5))["gain"] == -1
+
+
 def test_guess_that_is_mostly_unknown_takes_no_part() -> None:
     rows = forecasts()[lambda f: f["horizon_min"] == 10]
     found = compare(rows.assign(daily=rows["daily"].where(rows.index < 20)))
@@ -277,7 +282,7 @@ def test_yesterday_ends_with_the_last_truth_and_breaks_at_gaps() -> None:
     rows = forecasts()
     gone = rows["ts"].between(NOON - pd.Timedelta("3h"), NOON - pd.Timedelta("2h"))
     figure = yesterday(rows[~gone], 1, "P2", 10)
-    assert trace(figure, "measured").x[-1] == "2026-03-02 12:00"
+    assert [trace(figure, name).x[-1] for name in ("median", "measured")] == ["2026-03-02 12:00"] * 2
     assert [np.isnan(trace(figure, name).y).sum() for name in ("median", "measured")] == [1, 1]
     assert trace(figure, "90 % band").x.count(None) == 1
 
@@ -313,6 +318,12 @@ def test_section_brings_one_series_in_one_theme_and_offers_the_others() -> None:
     assert re.findall(r"<option value='(.*?)'", text) == ["1-P2", "2-noise_LAeq"]
     assert [[*figures] for figures in figures_of(text)] == [["dark"], ["dark"]]
     assert len(text) < 60_000
+
+
+def test_data_of_a_figure_cannot_end_its_script() -> None:
+    (data,) = re.findall(r"<script[^>]*>(.*)</script>", figure_html({"light": fan(history(), forecasts(), 1, "P2")}))
+    assert "<" not in data
+    assert "<br>" in json.loads(data)["light"]["data"][3]["hovertemplate"]
 
 
 def test_section_shows_the_skill_that_is_handed_in() -> None:
