@@ -1106,5 +1106,6 @@ d = { 'settings': { 'branch': 'main',
                                    'sensorlib.windows.moments': ('windows.html#moments', 'sensorlib/windows.py'),
                                    'sensorlib.windows.read_panel': ('windows.html#read_panel', 'sensorlib/windows.py'),
                                    'sensorlib.windows.site_values': ('windows.html#site_values', 'sensorlib/windows.py'),
+                                   'sensorlib.windows.station_numbers': ('windows.html#station_numbers', 'sensorlib/windows.py'),
                                    'sensorlib.windows.targets': ('windows.html#targets', 'sensorlib/windows.py'),
                                    'sensorlib.windows.value_types_of': ('windows.html#value_types_of', 'sensorlib/windows.py')}}}

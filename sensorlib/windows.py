@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HORIZONS_MIN', 'QUANTILES', 'AHEAD', 'PAST', 'FRESH', 'SIBLINGS', 'COMPANIONS', 'CONTEXT_SUN', 'value_types_of',
            'channels_of', 'Panel', 'make_panel', 'read_panel', 'Moments', 'moments', 'site_values', 'issued_s',
-           'inputs', 'targets']
+           'inputs', 'targets', 'station_numbers']
 
 # %% ../nbs/17_windows.ipynb #c51c9866
 from collections.abc import Mapping
@@ -225,3 +225,13 @@ def targets(
 ) -> np.ndarray:  # float32, shape (m, horizons), in the unit of the value type; NaN where nothing good was said
     "Look up what came."
     return _gather(panel, examples, np.array(AHEAD), slice(0, 1))[:, :, 0]
+
+# %% ../nbs/17_windows.ipynb #d4e69f7c
+def station_numbers(
+    vocabulary: np.ndarray,  # Ids of the sensors that a model knows, ascending
+    sensor_ids: np.ndarray,  # Shape (m,)
+) -> np.ndarray:  # int32, shape (m,): 1 for the first of the vocabulary, 0 for one that is not in it
+    "Number sensors as a model knows them."
+    row = np.searchsorted(vocabulary, sensor_ids)
+    known = np.append(vocabulary, -1)[row] == sensor_ids
+    return np.where(known, row + 1, 0).astype("int32")
