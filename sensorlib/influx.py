@@ -8,7 +8,7 @@ __all__ = ['AVERAGES', 'line_protocol', 'Address', 'influx_address', 'influx_tok
 
 # %% ../nbs/08c_influx.ipynb #c86df8d0
 import gzip
-import io
+import json
 import os
 import re
 import time
@@ -22,6 +22,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
 from influxdb_client import Dialect, InfluxDBClient, QueryApi, WriteService
 from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError
@@ -165,20 +167,29 @@ def influx_errors(
         raise StoreError(f"{where} did not answer: {error}; check that InfluxDB runs there") from error
 
 # %% ../nbs/08c_influx.ipynb #e5688f4a
+_ANSWER_TYPES = {"_time": pa.timestamp("ns", "UTC"), "_value": pa.float64()}
+
+
 def _parse_answer(
-    answer: str,  # CSV of one Flux table, with a header
+    answer: bytes,  # CSV of one Flux table of numbers, with a header
     columns: Sequence[str],  # Columns to return; what InfluxDB leaves out, since no row has it, is empty text
 ) -> pd.DataFrame:  # These columns as text, but `_value` as numbers and `_time` as `ts` in seconds
     "Read InfluxDB's answer to a query."
-    # keep_default_na: "NA" is Namibia
-    rows = pd.read_csv(io.StringIO(answer), dtype=str, keep_default_na=False) if answer.strip() else pd.DataFrame()
-    if "error" in rows:
-        raise StoreError(f"InfluxDB broke a query off: {rows['error'].iloc[0]}; see its log")
-    rows = rows.reindex(columns=list(columns), fill_value="")
+    types = dict.fromkeys((*columns, "error"), pa.string())
+    types |= {name: kind for name, kind in _ANSWER_TYPES.items() if name in columns}
+    head = (",".join(columns) + "\n").encode()
+    wanted = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), include_missing_columns=True)
+    try:
+        table = pa.csv.read_csv(pa.BufferReader(answer.strip() or head), convert_options=wanted)
+    except pa.ArrowInvalid as error:
+        raise StoreError(f"InfluxDB broke an answer off: {error}; see its log") from error
+    rows = table.to_pandas()  # One text for all rows that have the same
+    said = rows.pop("error").dropna()
+    if len(said):
+        raise StoreError(f"InfluxDB broke a query off: {said.iloc[0]}; see its log")
     if "_time" in rows:
-        rows["ts"] = pd.to_datetime(rows.pop("_time"), format="ISO8601", utc=True).astype("int64") // 10**9
-    rows["_value"] = rows["_value"].replace({"true": "1", "false": "0"}).astype("float64")
-    return rows
+        rows["ts"] = rows.pop("_time").astype("int64") // 10**9
+    return rows.fillna(dict.fromkeys(set(columns) - {*_ANSWER_TYPES}, ""))
 
 
 def _judged_values(
@@ -186,8 +197,9 @@ def _judged_values(
     key: Sequence[str],  # Columns that, with the value type, tell readings apart
 ) -> pd.DataFrame:  # Key, value_type, value, qc
     "Put values and their verdicts side by side."
-    rows = rows.assign(value_type=rows["_field"].str.removesuffix("_qc"))
-    is_qc = rows["_field"].str.endswith("_qc")
+    names = {name: name.removesuffix("_qc") for name in rows["_field"].unique()}
+    rows = rows.assign(value_type=rows["_field"].map(names).astype(object))
+    is_qc = rows["_field"] != rows["value_type"]
     values = rows[~is_qc & ~rows["_field"].isin(_FIELDS)].rename(columns={"_value": "value"})
     verdicts = rows[is_qc].rename(columns={"_value": "qc"})
     on = [*key, "value_type"]
@@ -220,6 +232,8 @@ _ALL_TIME = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 _FROM = "from(bucket: _bucket) |> range(start: _since, stop: _until)"
 _FLUX_ROWS = f"{_FROM} |> filter(fn: (r) => r._measurement == _kind and WHICH) THEN|> group()"
 _NUMBERS, _VERDICTS, _INDOOR = "r._field !~ /_qc$|^indoor$/", "r._field =~ /_qc$/", 'r._field == "indoor"'
+_VALUES = "r._field !~ /_qc$|^indoor$|^lat$|^lon$/"
+_LAST = {_NUMBERS: "|> last() ", _VERDICTS: "|> last() ", _INDOOR: "|> last() |> toFloat() "}
 _FLUX_COUNTS = f"""{_FROM} |> filter(fn: (r) => r._field =~ /_qc$/) |> count()
     |> group(columns: ["_measurement"]) |> sum() |> group()"""
 _ROW = ("_time", "_field", "_value", *_TAGS)
@@ -233,10 +247,12 @@ class InfluxReader:
     bucket: str
     where: str  # What errors call it
 
-    def judged(self, sensor_ids: str, kind: str, span: tuple[datetime, datetime]) -> pd.DataFrame:
+    def judged(
+        self, sensor_ids: str, kind: str, span: tuple[datetime, datetime], values: str = _VALUES
+    ) -> pd.DataFrame:
         "Values and verdicts of the sensors whose ids match a pattern."
         which = f"r.sensor_id =~ /{sensor_ids}/"
-        return pd.concat([self.rows(kind, f"{fields} and {which}", span) for fields in (_NUMBERS, _VERDICTS)])
+        return pd.concat([self.rows(kind, f"{fields} and {which}", span) for fields in (values, _VERDICTS)])
 
     def rows(self, kind: str, which: str, span: tuple[datetime, datetime], then: str = "") -> pd.DataFrame:
         "Rows of some fields of a kind, as they stand or reduced."
@@ -244,14 +260,15 @@ class InfluxReader:
         return self.ask(query, _ROW, span, _kind=kind)
 
     def ask(self, query: str, columns: Sequence[str], span: tuple[datetime, datetime], **names: str) -> pd.DataFrame:
-        "Answer of a Flux query about [since, until) as a table of texts."
+        "These columns of the answer to a Flux query about [since, until)."
         start, stop = bounds(*span)
         if start >= stop:  # which InfluxDB refuses
-            return _parse_answer("", columns)
+            return _parse_answer(b"", columns)
+        keep = f"|> keep(columns: {json.dumps(columns)})"
         params = {"_bucket": self.bucket, "_since": EPOCH + start * SECOND, "_until": EPOCH + stop * SECOND, **names}
         with influx_errors(self.where):
-            answer = self.queries.query_raw(query, dialect=Dialect(annotations=[]), params=params).data
-        return _parse_answer(answer.decode(), columns)
+            answer = self.queries.query_raw(f"{query} {keep}", dialect=Dialect(annotations=[]), params=params).data
+        return _parse_answer(answer, columns)
 
 # %% ../nbs/08c_influx.ipynb #b5c8a6fa
 class InfluxBucket:
@@ -325,12 +342,12 @@ class InfluxReadings(InfluxBucket):
 
     def latest(self, kind: str) -> pd.DataFrame:
         "Newest reading per (sensor_id, value_type); record_id, altitude and cell are missing."
-        rows = pd.concat([self._reader.rows(kind, f, _ALL_TIME, "|> last() ") for f in (_NUMBERS, _VERDICTS, _INDOOR)])
+        rows = pd.concat([self._reader.rows(kind, which, _ALL_TIME, then) for which, then in _LAST.items()])
         torn = _torn(rows)
         if len(torn):
             ids = "|".join(sorted(set(torn["sensor_id"])))
             span = EPOCH + int(torn["ts"].min()) * SECOND, EPOCH + (int(torn["ts"].max()) + 1) * SECOND
-            rows = pd.concat([rows, self._reader.judged(f"^({ids})$", kind, span)])
+            rows = pd.concat([rows, self._reader.judged(f"^({ids})$", kind, span, _NUMBERS)])
         newest = _newest(rows).assign(kind=kind).reindex(columns=list(READING_COLUMNS))
         return typed(newest).sort_values(["sensor_id", "value_type"], ignore_index=True)
 

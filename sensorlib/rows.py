@@ -37,7 +37,9 @@ def typed(
     frame: pd.DataFrame,  # Columns of a reading, `ts` in seconds since 1970; empty text counts as missing
 ) -> pd.DataFrame:  # The same, `ts` as UTC timestamps and every column of its type
     "Give the columns of a reading their types."
-    frame = frame.astype(object).where(frame.notna() & (frame != ""), None)
+    told = [name for name in frame if name in TEXT_COLUMNS or frame[name].dtype not in ("int64", "float64")]
+    texts = frame[told].astype(object)
+    frame = frame.assign(**texts.where(texts.notna() & (texts != ""), None))
     frame = frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
     frame["ts"] = pd.to_datetime(frame["ts"].astype("int64"), unit="s", utc=True)
     return frame
