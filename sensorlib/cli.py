@@ -598,14 +598,14 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--window", choices=("raw", "1h", "1d"), default="raw", help="readings, or averages by hour or day")
     added.add_argument("--good", action="store_true", help="leave out readings with a fault")
     which = _command(commands, rollup, "store").add_mutually_exclusive_group()
-    keep = "forget readings of days that are averaged and older than so many days; InfluxDB does so by itself, see setup"
+    keep = "forget readings and forecasts of days that are averaged and older than so many days; InfluxDB does so by itself, see setup"
     which.add_argument("--keep-days", type=int, help=f"{keep}; default: keep all")
     since = "average anew from this day on; default: only days to which something was written since they were averaged"
     which.add_argument("--since", metavar="DAY", help=since)
     added = _command(commands, setup, "store")
     tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
     added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)
-    keep = "days to keep readings, 0: for ever; default: as it is, and for ever in a new bucket"
+    keep = "days to keep readings and forecasts, 0: for ever; default: as it is, and for ever in a new bucket"
     added.add_argument("--keep-days", type=int, help=keep)
 
 

@@ -27,7 +27,7 @@ from influxdb_client import (
 from influxdb_client.rest import ApiException
 
 from .core import SettingError
-from .influx import AVERAGES, Address, influx_errors
+from .influx import AVERAGES, FORECASTS, Address, influx_errors
 
 # %% ../nbs/08d_provision.ipynb #378583d4
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Grant:
     writes: tuple[str, ...] = ()
 
 
-HOLDINGS = ("readings", AVERAGES, "forecasts")  # The bucket of readings is named by the store URL, the others are not
+HOLDINGS = ("readings", AVERAGES, FORECASTS)  # The bucket of readings is named by the store URL, the others are not
 GRANTS = {
     "collect": Grant(writes=("readings",)),
     "rollup": Grant(reads=("readings", AVERAGES), writes=(AVERAGES,)),
-    "forecast": Grant(reads=HOLDINGS, writes=("forecasts",)),
+    "forecast": Grant(reads=HOLDINGS, writes=(FORECASTS,)),
     "page": Grant(reads=HOLDINGS),
 }
 
@@ -153,7 +153,8 @@ def provision(
     address: Address,  # Server, organisation and the bucket of readings
     token: str,  # The administrator's
     folder: Path,  # Gets one file a part, `<part>.token`
-    keep_days: int | None = None,  # Days to keep readings, 0: for ever; None: as it is, for ever in a new bucket
+    keep_days: int
+    | None = None,  # Days to keep readings and forecasts, 0: for ever; None: as it is, for ever in a new bucket
 ) -> dict[str, bool]:  # Part -> whether a new token was made
     "Set a server up for sensorlib."
     if keep_days is not None and (keep_days < 0 or keep_days == 1):
@@ -163,7 +164,7 @@ def provision(
     with _administrator(address, token) as client:
         org = _organisation(client, address)
         names = {held: held for held in HOLDINGS} | {"readings": address.bucket}
-        days = dict.fromkeys(HOLDINGS) | {"readings": keep_days}
+        days = dict.fromkeys(HOLDINGS) | dict.fromkeys(("readings", FORECASTS), keep_days)
         buckets = {held: _bucket(client, org, names[held], days[held]) for held in HOLDINGS}
         return {
             part: _token(client, address, part, _permissions(grant, org, buckets), folder / f"{part}.token")

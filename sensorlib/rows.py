@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXT_COLUMNS', 'SERIES_COLUMNS', 'RAW_COLUMNS', 'DIGITS', 'AVERAGE_COLUMNS', 'HOUR_COLUMNS', 'EPOCH', 'SECOND', 'DAY',
-           'Row', 'typed', 'typed_hours', 'bounds', 'Day', 'midnight', 'days_of', 'label', 'Unstorable', 'Refusal',
-           'write_in_halves']
+           'Row', 'QUANTILE_COLUMNS', 'FORECAST_COLUMNS', 'FORECAST_KEY', 'FORECAST_VALUES', 'typed', 'typed_hours',
+           'bounds', 'Day', 'midnight', 'days_of', 'label', 'Unstorable', 'Refusal', 'write_in_halves',
+           'typed_forecasts', 'plain_forecasts']
 
 # %% ../nbs/08a_rows.ipynb #56ea458a
 import math
@@ -16,10 +17,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from .completeness import SensorHour
-from .core import Reading, SettingError, StoreError
+from .core import VALUE_TYPES, Reading, SettingError, StoreError
 
 # %% ../nbs/08a_rows.ipynb #94286479
 _WHOLE, _OPTIONAL = ("sensor_id", "qc", "count"), ("record_id", "location_id")
@@ -37,7 +39,9 @@ def typed(
     frame: pd.DataFrame,  # Columns of a reading, `ts` in seconds since 1970; empty text counts as missing
 ) -> pd.DataFrame:  # The same, `ts` as UTC timestamps and every column of its type
     "Give the columns of a reading their types."
-    frame = frame.astype(object).where(frame.notna() & (frame != ""), None)
+    told = [name for name in frame if name in TEXT_COLUMNS or frame[name].dtype not in ("int64", "float64")]
+    texts = frame[told].astype(object)
+    frame = frame.assign(**texts.where(texts.notna() & (texts != ""), None))
     frame = frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
     frame["ts"] = pd.to_datetime(frame["ts"].astype("int64"), unit="s", utc=True)
     return frame
@@ -136,3 +140,63 @@ def write_in_halves(
             return [Refusal(reading, str(error)) for reading in readings]
     middle = len(readings) // 2
     return write_in_halves(readings[:middle], write) + write_in_halves(readings[middle:], write)
+
+# %% ../nbs/08a_rows.ipynb #e2427984
+QUANTILE_COLUMNS = ("p05", "p25", "p50", "p75", "p95")
+FORECAST_COLUMNS = (
+    "sensor_id", "value_type", "ts", "horizon_min", "issued", *QUANTILE_COLUMNS, "model", "persistence", "daily",
+    "observed", "lat", "lon", "country", "place",
+)  # fmt: skip
+FORECAST_KEY = ("sensor_id", "value_type", "ts", "horizon_min")
+FORECAST_VALUES = (*QUANTILE_COLUMNS, "persistence", "daily", "observed")
+_FORECAST_TYPES = dict.fromkeys(("sensor_id", "ts", "horizon_min"), "int64")
+_FORECAST_TYPES |= dict.fromkeys((*FORECAST_VALUES, "lat", "lon"), "float64")
+_NAMES = ("model", "country", "place")
+
+
+def typed_forecasts(
+    frame: pd.DataFrame,  # FORECAST_COLUMNS without `issued`; `ts` in seconds since 1970, values in thousandths
+) -> pd.DataFrame:  # FORECAST_COLUMNS in the order of FORECAST_KEY, times as UTC timestamps, values in their unit
+    "Give the columns of forecasts their types."
+    frame = frame.astype(_FORECAST_TYPES).sort_values(list(FORECAST_KEY), ignore_index=True)
+    issued = frame["ts"] - 60 * frame["horizon_min"]
+    times = {name: pd.to_datetime(s, unit="s", utc=True) for name, s in (("ts", frame["ts"]), ("issued", issued))}
+    values = {name: frame[name] / 1000 for name in FORECAST_VALUES}
+    names = {name: frame[name].astype(object).where(frame[name].notna(), None) for name in _NAMES}
+    return frame.assign(**times, **values, **names)[list(FORECAST_COLUMNS)]
+
+# %% ../nbs/08a_rows.ipynb #a82e995b
+def _refuse_forecasts(
+    forecasts: pd.DataFrame,  # FORECAST_COLUMNS
+) -> None:
+    "Raise Unstorable for forecasts that no store can keep."
+    early = pd.to_timedelta(forecasts["horizon_min"], unit="min")
+    faults = {
+        "a value type that is not in core.VALUE_TYPES": ~forecasts["value_type"].isin(VALUE_TYPES),
+        "a quantile that is no finite number": ~np.isfinite(forecasts[list(QUANTILE_COLUMNS)]).all(axis=1),
+        "an infinite value": np.isinf(forecasts[list(FORECAST_VALUES)]).any(axis=1),
+        "a moment of issue that is not `horizon_min` before `ts`": forecasts["issued"] + early != forecasts["ts"],
+        "no model": forecasts["model"].isna(),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            first = forecasts[rows].iloc[0]
+            which = f"{first['value_type']} of sensor {first['sensor_id']} at {first['ts']}"
+            says = f"{rows.sum()} of {len(rows)} forecasts have {fault}, first {which}; mend them or leave them out"
+            raise Unstorable(says, everything=bool(rows.all()))
+
+
+def plain_forecasts(
+    forecasts: pd.DataFrame,  # FORECAST_COLUMNS
+) -> pd.DataFrame:  # The same without `issued`; `ts` in seconds since 1970, values in thousandths, names as labels
+    "Reduce forecasts to what a store keeps."
+    known = forecasts[list(FORECAST_COLUMNS)].astype({n: kind for n, kind in _FORECAST_TYPES.items() if n != "ts"})
+    if pd.DatetimeIndex(known["ts"]).tz is None or pd.DatetimeIndex(known["issued"]).tz is None:
+        raise SettingError("forecasts: `ts` or `issued` has no zone, expected UTC; make them with tz='UTC'")
+    _refuse_forecasts(known)
+    values = {name: np.rint(known[name] * 1000) for name in FORECAST_VALUES}
+    labels = {name: {text: label(text) for text in known[name].dropna().unique()} for name in _NAMES}
+    names = {name: known[name].map(told).astype(object) for name, told in labels.items()}
+    names = {name: column.where(column.notna(), None) for name, column in names.items()}
+    ts = pd.DatetimeIndex(known["ts"]).as_unit("s").asi8
+    return known.drop(columns="issued").assign(ts=ts, **values, **names)

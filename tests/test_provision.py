@@ -42,16 +42,17 @@ def keeps(server: Influx, org: str = "") -> dict[str, int]:
 def test_a_bare_server_is_set_up_once(bare: Influx, tmp_path: Path) -> None:
     first = provision(address_of(bare), bare.token, tmp_path / "tokens", keep_days=90)
     assert first == dict.fromkeys(GRANTS, True)
-    assert keeps(bare) == {"readings": 90 * 86400, "averages": 0, "forecasts": 0}
+    assert keeps(bare) == {"readings": 90 * 86400, "averages": 0, "forecasts": 90 * 86400}
     tokens = {file.name: file.read_text() for file in (tmp_path / "tokens").iterdir()}
     assert set(tokens) == {f"{part}.token" for part in GRANTS}
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "tokens").iterdir()} == {0o600}
     again = provision(address_of(bare), bare.token, tmp_path / "tokens")
     assert again == dict.fromkeys(GRANTS, False)
     assert {file.name: file.read_text() for file in (tmp_path / "tokens").iterdir()} == tokens
-    assert keeps(bare)["readings"] == 90 * 86400, "a flag that was left out changes nothing"
+    kept = {"readings": 90 * 86400, "averages": 0, "forecasts": 90 * 86400}
+    assert keeps(bare) == kept, "a flag that was left out changes nothing"
     provision(address_of(bare), bare.token, tmp_path / "tokens", keep_days=0)
-    assert keeps(bare)["readings"] == 0
+    assert keeps(bare) == dict.fromkeys(kept, 0)
 
 
 def may(server: Influx, token: str, bucket: str) -> str:

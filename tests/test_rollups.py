@@ -297,7 +297,7 @@ def test_a_file_of_the_first_version_gets_what_it_lacks(tmp_path: Path) -> None:
     store.write([Reading(5, MIDNIGHT + n * DAY, "noise", "noise_LAeq", 50.0) for n in (0, 1, 1)])
     store.close()
     with sqlite3.connect(path) as db:
-        for table in ("averages", "forgotten", "completeness", "days"):
+        for table in ("averages", "forgotten", "completeness", "days", "forecasts", "models"):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 1")
     store = SqliteStore(path)

@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from sensorlib.completeness import SensorHour
 from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError, StoreRefused
-from sensorlib.influx import influx_token, line_protocol
-from sensorlib.rows import HOUR_COLUMNS, Unstorable, label, write_in_halves
-from sensorlib.sqlite import _FIRST, SqliteStore
+from sensorlib.influx import FORECASTS, influx_token, line_protocol
+from sensorlib.rows import DAY, FORECAST_COLUMNS, FORECAST_KEY, HOUR_COLUMNS, RAW_COLUMNS, Unstorable, label
+from sensorlib.rows import plain_forecasts, write_in_halves
+from sensorlib.sqlite import _AVERAGES_AND_COMPLETENESS, _CHANGED_DAYS, _FIRST, SqliteStore
 from sensorlib.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         return
     influx: Influx = request.getfixturevalue("influx")
     monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
-    with influx.bucket() as url:
+    with influx.bucket() as url, influx.made(FORECASTS):
         yield url
 
 
@@ -340,6 +341,146 @@ def test_readings_and_completeness_do_not_mix(store: Store) -> None:
     assert read_latest(store) == kept(store, at(1))
 
 
+def forecast(minutes: int = 60, horizon_min: int = 60, **changes: object) -> dict[str, object]:
+    "A forecast of the ten minutes that end so long after noon."
+    ts = pd.Timestamp(NOON) + pd.Timedelta(minutes=minutes)
+    row = {"sensor_id": 81, "value_type": "P1", "ts": ts, "horizon_min": horizon_min}
+    row |= {"issued": ts - pd.Timedelta(minutes=horizon_min), "p05": 9.8, "p25": 11.5, "p50": 12.0, "p75": 13.25}
+    row |= {"p95": 17.0, "model": "network 1", "persistence": 12.5, "daily": 11.0, "observed": float("nan")}
+    return row | {"lat": 48.8, "lon": 9.2, "country": "DE", "place": "Bad Cannstatt"} | changes
+
+
+def forecasts_of(*rows: dict[str, object]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(FORECAST_COLUMNS))
+
+
+def read_forecasts(store: Store, kind: str = "particulates", since: float = 0, until: float = 6000) -> pd.DataFrame:
+    return store.forecasts(kind, NOON + timedelta(minutes=since), NOON + timedelta(minutes=until))
+
+
+def test_forecasts_come_back_as_they_were(store: Store) -> None:
+    written = forecasts_of(
+        forecast(10, 10, sensor_id=7, place=None, country=None, lat=float("nan"), lon=float("nan")),
+        forecast(60, 60),
+        forecast(60, 1440, observed=12.345, model='an "odd" \\ model, = 2', daily=float("nan"), persistence=-3.25),
+        forecast(1440, 1440, sensor_id=10**17 + 1, p95=115473.018, place='Ham, "Nord" = a b', lon=-179.123456789),
+    )
+    store.write_forecasts(written.sample(frac=1, random_state=1))
+    pd.testing.assert_frame_equal(read_forecasts(store), written)
+
+
+def test_two_value_types_of_a_kind_share_a_moment(store: Store) -> None:
+    written = forecasts_of(
+        forecast(model="damped", daily=float("nan")),
+        forecast(value_type="P2", p05=1.0, p25=2.0, p50=3.0, p75=4.0, p95=5.0, model="network 2", persistence=float("nan")),
+    )  # fmt: skip
+    noise = forecasts_of(forecast(value_type="noise_LA_max"), forecast(value_type="noise_LAeq", p50=50.0))
+    store.write_forecasts(pd.concat([written, noise]))
+    pd.testing.assert_frame_equal(read_forecasts(store), written)
+    pd.testing.assert_frame_equal(read_forecasts(store, "noise"), noise)
+    store.write_forecasts(written.tail(1).assign(observed=3.5))
+    assert read_forecasts(store)["observed"].fillna(0).tolist() == [0, 3.5]
+
+
+def test_forecasts_are_kept_to_a_thousandth(store: Store) -> None:
+    store.write_forecasts(forecasts_of(forecast(p50=100 / 3, daily=1e-4, persistence=-2 / 3)))
+    (row,) = read_forecasts(store).to_dict("records")
+    assert (row["p50"], row["daily"], row["persistence"]) == (33.333, 0.0, -0.667)
+
+
+def test_writing_a_forecast_again_changes_nothing(store: Store) -> None:
+    written = forecasts_of(forecast(), forecast(120, 120))
+    for _ in range(2):
+        store.write_forecasts(written)
+    pd.testing.assert_frame_equal(read_forecasts(store), written)
+
+
+def test_a_forecast_is_replaced_and_keeps_what_was_observed(store: Store) -> None:
+    store.write_forecasts(forecasts_of(forecast()))
+    store.write_forecasts(forecasts_of(forecast(observed=12.9)))
+    missing = dict.fromkeys(("daily", "persistence", "observed"), float("nan"))
+    store.write_forecasts(forecasts_of(forecast(p50=12.5, model="network 2", **missing)))
+    expected = forecasts_of(forecast(p50=12.5, model="network 2", observed=12.9))
+    pd.testing.assert_frame_equal(read_forecasts(store), expected)
+    store.write_forecasts(forecasts_of(forecast(observed=13.1)))
+    assert read_forecasts(store)["observed"].tolist() == [13.1]
+
+
+def test_a_sensor_that_moved_has_a_forecast_once(store: Store) -> None:
+    store.write_forecasts(forecasts_of(forecast(observed=12.9)))
+    store.write_forecasts(forecasts_of(forecast(place="Metz", country="FR")))
+    assert read_forecasts(store)["observed"].tolist() == [12.9]
+
+
+@pytest.mark.parametrize(("since", "until", "minutes"), [(0, 20, [0, 10]), (0.001, 20.001, [10, 20]), (10, 10, []), (30, 99, [])])  # fmt: skip
+def test_bounds_of_forecasts_are_of_their_moments(store: Store, since: float, until: float, minutes: list[int]) -> None:
+    store.write_forecasts(forecasts_of(*(forecast(m, 30) for m in (0, 10, 20))))
+    ts = read_forecasts(store, since=since, until=until)["ts"]
+    assert [(t - pd.Timestamp(NOON)).seconds // 60 for t in ts] == minutes
+
+
+def test_forecasts_by_the_last_digits_of_sensors(store: Store) -> None:
+    store.write_forecasts(forecasts_of(*(forecast(sensor_id=n) for n in range(1, 25))))
+    assert store.forecasts("particulates", NOON, NOON + DAY, "37")["sensor_id"].tolist() == [3, 7, 13, 17, 23]
+
+
+def test_no_forecasts_have_the_same_columns_and_types(store: Store) -> None:
+    store.write_forecasts(forecasts_of())
+    empty = read_forecasts(store)
+    store.write_forecasts(forecasts_of(forecast()))
+    full = read_forecasts(store)
+    assert (len(empty), len(full)) == (0, 1)
+    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
+    assert store.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"p25": float("nan")}, "a quantile that is no finite number"),
+        ({"p95": float("inf")}, "a quantile that is no finite number"),
+        ({"observed": float("inf")}, "an infinite value"),
+        ({"issued": pd.Timestamp(NOON + timedelta(minutes=1))}, "a moment of issue that is not `horizon_min` before `ts`"),
+        ({"value_type": "counts"}, "a value type that is not in"),
+        ({"model": None}, "no model"),
+    ],
+)  # fmt: skip
+def test_a_forecast_that_is_none_is_refused(store: Store, changes: dict, says: str) -> None:
+    with pytest.raises(Unstorable, match=f"1 of 2 forecasts have {says}.*of sensor 82 at 2024-01-01 13:00"):
+        store.write_forecasts(forecasts_of(forecast(), forecast(sensor_id=82, **changes)))
+    assert len(read_forecasts(store)) == 0
+
+
+def test_many_forecasts_go_and_come_in_any_unit_of_time(store: Store) -> None:
+    many = forecasts_of(*(forecast(h, h, sensor_id=n) for n in range(1, 1201) for h in (10, 30, 60, 120, 1440)))
+    store.write_forecasts(many.assign(ts=many["ts"].dt.as_unit("s")))
+    pd.testing.assert_frame_equal(read_forecasts(store), many.sort_values(list(FORECAST_KEY), ignore_index=True))
+
+
+def test_forecasts_and_readings_do_not_mix(store: Store) -> None:
+    store.write([SENSOR])
+    store.write_forecasts(forecasts_of(forecast(0, 10), forecast(0, 10, sensor_id=82)))
+    assert (store.counts(), read_values(store)) == ({"particulates": 1}, [(0, "P1", 14.2, 2)])
+    assert read_latest(store) == kept(store, SENSOR)
+    assert len(read_forecasts(store)) == 2
+
+
+def test_readings_of_all_sensors_have_the_types_of_a_series(store: Store) -> None:
+    empty = store.readings("particulates", NOON, NOON + DAY)
+    written = [
+        at(n, sensor_id=sensor, value_type=name) for n in (0, 5) for sensor in (1, 12, 21) for name in ("P1", "P2")
+    ]
+    store.write([*written, at(0, kind="noise", value_type="noise_LAeq"), at(-1, sensor_id=21)])
+    full = store.readings("particulates", NOON, NOON + timedelta(minutes=5), "13")
+    assert [(r.sensor_id, r.value_type, r.value, r.qc) for r in full.sort_values(["sensor_id", "value_type"]).itertuples()] == [
+        (1, "P1", 14.2, 2), (1, "P2", 14.2, 2), (21, "P1", 14.2, 2), (21, "P2", 14.2, 2),
+    ]  # fmt: skip
+    series = store.series(1, "particulates", NOON, NOON + DAY)
+    assert list(full) == list(empty) == list(RAW_COLUMNS)
+    types = series.dtypes.to_dict() | {"sensor_id": series["qc"].dtype}
+    assert types == full.dtypes.to_dict() == empty.dtypes.to_dict()
+
+
 def test_sqlite_adds_to_a_file_of_the_first_version(file: Path) -> None:
     with sqlite3.connect(file) as db:
         for statement in (*_FIRST, "PRAGMA user_version = 1"):
@@ -353,6 +494,71 @@ def test_sqlite_adds_to_a_file_of_the_first_version(file: Path) -> None:
         store.write_completeness([HOUR])
         assert (read_values(store), read_hours(store)) == ([(0, "P1", 14.2, 2)], [HOUR])
         store.close()
+
+
+def test_sqlite_adds_forecasts_to_a_file_of_version_3(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        for statement in (*_FIRST, *_AVERAGES_AND_COMPLETENESS, *_CHANGED_DAYS, "PRAGMA user_version = 3"):
+            db.execute(statement)
+        db.execute("INSERT INTO value_types VALUES (1, 'P1', 'particulates')")
+        db.execute("INSERT INTO sites (id, sensor_id) VALUES (1, 81)")
+        db.execute("INSERT INTO readings VALUES (81, 1, 1704110400, 14.2, 2, NULL, 1)")
+    db.close()
+    for _ in range(2):
+        store = SqliteStore(file)
+        store.write_forecasts(forecasts_of(forecast()))
+        assert (read_values(store), len(read_forecasts(store))) == ([(0, "P1", 14.2, 2)], 1)
+        assert store._db.execute("PRAGMA user_version").fetchone() == (4,)
+        store.close()
+
+
+def test_sqlite_forgets_forecasts_with_the_readings(file: Path) -> None:
+    store = SqliteStore(file)
+    hours = [forecast(60 * h, 60, value_type=name) for h in range(36) for name in ("P1", "noise_LAeq")]
+    store.write_forecasts(forecasts_of(*hours))
+    store.forget(NOON + DAY)
+    midnight = (NOON + DAY).replace(hour=0)
+    for kind in ("particulates", "noise"):
+        assert read_forecasts(store, kind)["ts"].min() == midnight
+        assert len(read_forecasts(store, kind)) == 24
+    with pytest.raises(Unstorable, match="1 forecasts are of a time before 2024-01-02"):
+        store.write_forecasts(forecasts_of(forecast(0, 10), forecast(2000, 10)))
+    assert len(read_forecasts(store)) == 24
+
+
+def test_sqlite_keeps_a_forecast_in_eighty_bytes(file: Path) -> None:
+    store = SqliteStore(file)
+    values = {name: 0.001 * n for n, name in enumerate(("p05", "p25", "p50", "p75", "p95", "persistence", "observed"))}
+    for at_min in range(0, 60, 10):
+        ahead = [forecast(at_min + h, h, sensor_id=n, **values) for n in range(50_000, 50_300) for h in (10, 60, 1440)]
+        made = forecasts_of(*ahead)
+        store.write_forecasts(made.assign(**{name: made[name] + 9.1 * made.index for name in values}))
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert 40 < file.stat().st_size / (6 * len(ahead)) < 80
+
+
+def test_sqlite_knows_the_site_of_a_forecast_from_the_readings(file: Path) -> None:
+    store = SqliteStore(file)
+    store.write([SENSOR])
+    for place in ("Bad Cannstatt", "Metz", "Metz"):
+        store.write_forecasts(forecasts_of(forecast(place=place), forecast(120, 120, place=place)))
+    assert store._db.execute("SELECT place FROM sites ORDER BY id").fetchall() == [("Bad Cannstatt",), ("Metz",)]
+    assert set(read_forecasts(store)["place"]) == {"Metz"}
+
+
+def test_forecasts_without_a_zone_are_refused(store: Store) -> None:
+    naive = forecasts_of(forecast()).assign(ts=lambda rows: rows["ts"].dt.tz_localize(None))
+    with pytest.raises(SettingError, match="no zone"):
+        store.write_forecasts(naive)
+    with pytest.raises(SettingError, match="no zone"):
+        store.forecasts("particulates", NOON.replace(tzinfo=None), NOON)
+
+
+def test_plain_forecasts_leaves_what_it_is_given_alone() -> None:
+    given = forecasts_of(forecast(place="a\nb"))
+    before = given.copy(deep=True)
+    assert plain_forecasts(given)["place"].tolist() == ["a b"]
+    pd.testing.assert_frame_equal(given, before)
 
 
 def test_sqlite_refuses_what_is_no_database(file: Path) -> None:
@@ -566,6 +772,48 @@ def test_influx_keeps_the_rows_of_completeness_that_are_not_too_old(
         assert [refusal.reading for refusal in refusals] == [HOUR]
         assert store.completeness(this_hour, this_hour + timedelta(hours=1))["hour"].tolist() == [this_hour]
         store.close()
+
+
+def test_influxdb_gets_forecasts_in_requests_of_a_bounded_size(fake: Store, web: "Web") -> None:
+    web.reply(b"", 204)
+    fake.write_forecasts(forecasts_of(*(forecast(sensor_id=n) for n in range(12_001))))
+    assert [len(lines_of(body)) for body in web.got] == [5000, 5000, 2001]
+    assert lines_of(web.got[0])[81] == (
+        "particulates,country=DE,horizon_min=60,place=Bad\\ Cannstatt,sensor_id=81 P1_p05=9.8,P1_p25=11.5,P1_p50=12.0,"
+        'P1_p75=13.25,P1_p95=17.0,P1_persistence=12.5,P1_daily=11.0,lat=48.8,lon=9.2,P1_model="network 1",'
+        "issued=1704110400i 1704114000"
+    )
+
+
+def test_influxdb_refuses_forecasts_that_its_bucket_no_longer_keeps(
+    influx: "Influx", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    with influx.bucket() as url, influx.made(FORECASTS, keep_s=3600):
+        store = open_store(url)
+        with pytest.raises(Unstorable, match="Retention Policy"):
+            store.write_forecasts(forecasts_of(forecast()))
+        store.close()
+
+
+def test_influxdb_leaves_out_a_forecast_that_is_half_written(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", influx.token)
+    with influx.bucket() as url, influx.made(FORECASTS):
+        store = open_store(url)
+        store.write_forecasts(forecasts_of(forecast()))
+        tags = "particulates,country=DE,horizon_min=60,place=Metz,sensor_id=82"
+        influx.write(FORECASTS, f"{tags} P1_p05=9.8,P1_p25=11.5,lat=48.8,lon=9.2 {int(NOON.timestamp())}")
+        assert read_forecasts(store)["sensor_id"].tolist() == [81]
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"error,reference\r\nout of memory,897\r\n", b",result,table,_value\r\n,_result,0,1\r\n\r\nerror,reference\r\nx,9\r\n"]
+)  # fmt: skip
+def test_an_answer_that_influxdb_breaks_off_is_an_error(fake: Store, web: "Web", answer: bytes) -> None:
+    web.reply(answer, 200)
+    with pytest.raises(StoreError, match=r"broke an? \w+ off"):
+        fake.counts()
 
 
 def test_influx_leaves_out_a_row_of_completeness_that_is_half_written(
