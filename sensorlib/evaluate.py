@@ -44,7 +44,7 @@ EVALUATED_MIN = (10, 60, 180, 360, 720, 1440)  # Horizons that `evaluate` prints
 _LAGS = np.array([0, 1, 2, 3, 6, 9, 12, 18, 24, 36, 48, 72, 96, 120, PAST - 1])  # Steps back, of other channels
 _TREES = {
     "objective": "regression_l1", "learning_rate": 0.05, "min_data_in_leaf": 200, "feature_fraction": 0.5,
-    "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 1.0, "verbose": -1, "seed": 0,
+    "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 1.0, "max_bin": 127, "verbose": -1, "seed": 0,
 }  # fmt: skip
 _LEAVES, _MOST_TREES, _PATIENCE = (15, 63), 1500, 40
 
@@ -113,7 +113,7 @@ def _parts(panel: Panel, number: int, first: int, stop: int) -> tuple[Moments, M
         found = moments(panel, begin, end - PAST, every)
         return found[found.value_type == number]
 
-    return within(first, middle, 6), within(middle, stop, 6), within(first, stop, 3)
+    return within(first, middle, 12), within(middle, stop, 6), within(first, stop, 3)
 
 
 _CHOICE_DAYS = 28

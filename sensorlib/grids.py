@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP_S', 'SITE_COLUMNS', 'VOICES', 'CANDIDATES', 'NEAR_KM', 'Grid', 'step_statistic', 'span_of_steps', 'to_grids',
-           'Source', 'History', 'sites_of', 'join_grids', 'read_grids', 'nearest', 'around', 'companion']
+           'Source', 'History', 'source_of', 'sites_of', 'join_grids', 'read_grids', 'nearest', 'around', 'companion']
 
 # %% ../nbs/11c_grids.ipynb #db26d9f6
 import math
@@ -23,6 +23,7 @@ from .core import READING_COLUMNS, MissingPart, SettingError
 from .frames import reduce_rows, statistic_of
 from .quality import is_good
 from .rows import DAY, DIGITS, RAW_COLUMNS, SECOND, bounds
+from .store import open_store
 
 # %% ../nbs/11c_grids.ipynb #26aafb21
 STEP_S = 600
@@ -132,6 +133,13 @@ class History:
         return self._ask(
             kind, f"SELECT {', '.join(READING_COLUMNS)} FROM HISTORY {_NEWEST} ORDER BY sensor_id, value_type"
         )
+
+
+def source_of(
+    name: str,  # Folder of a history, or URL of a store
+) -> Source:
+    "Open a history or a store."
+    return open_store(name) if "://" in name else History(Path(name))
 
 # %% ../nbs/11c_grids.ipynb #2e154cf9
 SITE_COLUMNS = ("sensor_id", "location_id", "sensor_type", "lat", "lon", "altitude", "indoor", "country", "place")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['log', 'Recipe', 'Scaling', 'measure_scaling', 'build_member', 'pinball', 'Held', 'stretch', 'Network', 'train',
-           'to_onnx']
+           'on_device', 'to_onnx']
 
 # %% ../nbs/17b_network.ipynb #8a08dd74
 import logging
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,11 @@ class Network:
 _DAYS_TO_BE_KNOWN = 14
 
 
+def _fitting(recipe: Recipe, days: int) -> Recipe:
+    "Shorten the blocks that are held out where the window is short."
+    return replace(recipe, block_days=min(recipe.block_days, max(days // recipe.folds, 1)))
+
+
 def _known_sensors(panel: Panel, first: int, stop: int) -> np.ndarray:
     "Sensors that said enough to be known by name, ascending."
     found = []
@@ -370,12 +376,12 @@ def train(
     watch: Callable[[int, str], Any] = lambda done, says: None,  # Told after each epoch: how many are done, what it was
 ) -> Network:
     "Train the network of a kind on a window of the past."
-    recipe = recipe or Recipe()
+    recipe = _fitting(recipe or Recipe(), (stop - first) // PAST)
     examples = moments(panel, first + PAST - 1, stop - PAST)
     learnt = [len(_share(panel, examples, number, recipe)[0]) for number in range(recipe.members)]
     if min(learnt) < recipe.batch:
         days = (stop - first) / PAST
-        wanted = f"expected {recipe.folds * recipe.block_days} days or more"
+        wanted = f"expected {recipe.batch} or more"
         raise SettingError(
             f"{panel.kind}: {min(learnt)} examples in {days:.0f} days for a member, {wanted}; take a longer window"
         )
@@ -388,6 +394,20 @@ def train(
     middle = held.quantiles[:, :, 2:3]
     held = Held(whole, middle + (held.quantiles - middle) * factors[whole.value_type])
     return Network(_calibrated(panel.kind, [model for model, _ in trained], factors), vocabulary, held)
+
+# %% ../nbs/17b_network.ipynb #a7d78232
+def on_device(
+    name: str,  # Such as `gpu:0` or `cpu:0`; empty: as Keras finds it
+) -> AbstractContextManager[Any]:
+    "Compute on a device for as long as a `with` block lasts."
+    if not name:
+        return nullcontext()
+    found = keras.distribution.list_devices()
+    if name not in found:
+        raise SettingError(
+            f"no device {name!r} for training, expected one of {', '.join(found)}: a GPU needs its driver and a TensorFlow built for it"
+        )
+    return keras.device(name)
 
 # %% ../nbs/17b_network.ipynb #ddeaaa5b
 def to_onnx(
