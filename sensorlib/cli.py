@@ -136,12 +136,10 @@ def _existing_store(url: str) -> Any:
     return open_store(url)
 
 
-def _moment(flag: str, text: str | None) -> datetime | None:
+def _moment(flag: str, text: str) -> datetime:
     "Read a day or a time of a flag."
     from sensorlib.core import SettingError, parse_time
 
-    if text is None:
-        return None
     moment = parse_time(text if len(text) > 10 else f"{text}T00:00:00Z")
     if moment is None:
         raise SettingError(f"{flag} is {text!r}, expected a day or a time in UTC such as 2026-01-15T00:00:00Z")
@@ -168,7 +166,7 @@ def rollup(arguments: Arguments) -> int:
         if arguments.keep_days:
             done = asdict(retain(store, arguments.keep_days, datetime.now(UTC), watch))
         else:
-            done = asdict(roll_up(store, _moment("--since", arguments.since), watch))
+            done = asdict(roll_up(store, _moment("--since", arguments.since) if arguments.since else None, watch))
     before = done["forgotten_before"]
     _print_result(arguments, {**done, "forgotten_before": format_time(before) if before else None})
     return 0
@@ -184,8 +182,8 @@ def export(arguments: Arguments) -> int:
 
     if arguments.kind not in (None, *KINDS):
         raise SettingError(f"--kind is {arguments.kind!r}, expected one of {', '.join(KINDS)}")
-    until = _moment("--to", arguments.until) or datetime.now(UTC)
-    since = _moment("--from", arguments.since) or until - timedelta(days=1)
+    until = _moment("--to", arguments.until) if arguments.until else datetime.now(UTC)
+    since = _moment("--from", arguments.since) if arguments.since else until - timedelta(days=1)
     kinds = [arguments.kind] if arguments.kind else KINDS
     window = None if arguments.window == "raw" else arguments.window
     with (
@@ -424,6 +422,47 @@ def models(arguments: Arguments) -> int:
     return 0
 
 
+def evaluate(arguments: Arguments) -> int:
+    "Train on the past, test on a time after it, and say how good the forecasts are."
+    from importlib.util import find_spec
+
+    from sensorlib.core import KINDS, MissingPart, SettingError
+    from sensorlib.grids import source_of
+
+    if find_spec("tensorflow") is None:
+        raise MissingPart("training needs TensorFlow: pip install 'sensorlib[forecast]'")
+    from sensorlib.evaluate import as_text, cells, summary
+    from sensorlib.evaluate import evaluate as run
+    from sensorlib.network import on_device
+
+    kinds = arguments.kind or KINDS
+    if unknown := {*kinds} - {*KINDS}:
+        raise SettingError(f"--kind is {', '.join(sorted(unknown))}, expected some of {', '.join(KINDS)}")
+    flags = ("train_from", "train_until", "test_from", "test_until")
+    since, until, first, last = (_moment(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in flags)
+    source, reference = source_of(arguments.history), find_spec("lightgbm") is not None
+    found, train_s = [], 0.0
+    with on_device(arguments.device), _bar(arguments, "steps") as bar:
+
+        def watch(done: int, total: int, says: str) -> None:
+            "Move the bar."
+            bar.total = total
+            bar.set_postfix_str(says, refresh=False)
+            bar.update(done - bar.n)
+
+        for kind in kinds:
+            bar.reset()
+            test = run(source, kind, until, first, last, since, reference=reference, held_out=arguments.held_out, watch=watch)
+            if test is not None:
+                found += cells(test)
+                train_s += test.train_s
+    if not found:
+        raise SettingError(f"{arguments.history} holds nothing good of {', '.join(kinds)} in that time: choose another")
+    result = summary(found, train_s)
+    print(json.dumps(result) if arguments.json else as_text(result))
+    return 0
+
+
 def _model(line: Any) -> dict[str, Any]:
     "A line of the table of models, as JSON holds it."
     told = asdict(line)
@@ -618,6 +657,17 @@ def _add_models(commands: Any) -> None:
     added.add_argument("--parameters", action="store_true", help="list the parameters of the job, and run nothing")
     added.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="keeps the executed notebooks")
     added.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer; default: no limit")
+    added = _command(commands, evaluate)
+    added.add_argument("--history", required=True, metavar="DIR", help="Parquet history of backfill, or the URL of a store")
+    added.add_argument("--kind", nargs="+", metavar="KIND", help="temperature, humidity, pressure, particulates or noise; default: all")
+    day = "a day or a time in UTC such as 2019-04-01"
+    added.add_argument("--train-from", default="2010-01-01", metavar="TIME", help=f"begin of the training, {day}")
+    added.add_argument("--train-until", required=True, metavar="TIME", help=f"end of the training, {day}")
+    added.add_argument("--test-from", required=True, metavar="TIME", help="first moment of issue that is tested")
+    added.add_argument("--test-until", required=True, metavar="TIME", help="end of the test")
+    held = "share of the locations, 0 to 1, that nothing is trained on and that alone are tested"
+    added.add_argument("--held-out", type=float, default=0.0, metavar="SHARE", help=held)
+    added.add_argument("--device", default="", metavar="NAME", help="where Keras computes, such as gpu:0; default: as Keras finds it")
     added = _command(commands, models)
     added.add_argument("kind", nargs="?", metavar="KIND", help="temperature, humidity, pressure, particulates or noise; none: all")
     where = "folder or URL of the models (SENSORLIB_MODELS, default: models)"

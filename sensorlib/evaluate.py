@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EVALUATED_MIN', 'CHOICE_DAYS', 'fit_lightgbm', 'say_lightgbm', 'say_network', 'choose_served', 'without', 'only',
-           'Evaluation', 'evaluate', 'cells', 'summary']
+           'trimmed', 'Evaluation', 'evaluate', 'cells', 'summary', 'as_text']
 
 # %% ../nbs/17f_evaluate.ipynb #695448e1
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ import pandas as pd
 from .baselines import Climate, fit_climates, from_scale, guess, last_value, to_scale
 from .core import SettingError
 from .forecasts import compared
-from .grids import Source
+from .grids import STEP_S, Source
 from .network import Held, Network, Recipe, train
 from .verify import score, stand_ins, strangers
 from sensorlib.windows import (
@@ -43,10 +43,10 @@ from sensorlib.windows import (
 EVALUATED_MIN = (10, 60, 180, 360, 720, 1440)  # Horizons that `evaluate` prints
 _LAGS = np.array([0, 1, 2, 3, 6, 9, 12, 18, 24, 36, 48, 72, 96, 120, PAST - 1])  # Steps back, of other channels
 _TREES = {
-    "objective": "regression_l1", "learning_rate": 0.05, "min_data_in_leaf": 200, "feature_fraction": 0.5,
+    "objective": "regression_l1", "learning_rate": 0.08, "min_data_in_leaf": 200, "feature_fraction": 0.5,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 1.0, "max_bin": 127, "verbose": -1, "seed": 0,
 }  # fmt: skip
-_LEAVES, _MOST_TREES, _PATIENCE = (15, 63), 1500, 40
+_LEAVES, _MOST_TREES, _PATIENCE = (15, 63), 800, 30
 
 
 def _features(panel: Panel, examples: Moments, logged: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +119,20 @@ def _parts(panel: Panel, number: int, first: int, stop: int) -> tuple[Moments, M
 _CHOICE_DAYS = 28
 
 
+def _choose(kind: str, rows: Mapping[bool, list[_Rows]]) -> tuple[bool, int]:
+    "Scale and number of leaves that are best on the last weeks, at an hour and at half a day."
+    tried = []
+    for logged, (learn, test, _) in rows.items():
+        for leaves in _LEAVES:
+            errors = []
+            for minutes in (60, 720):
+                at = HORIZONS_MIN.index(minutes)
+                said = _grow(kind, learn, at, logged, leaves, _MOST_TREES, test).say(test)
+                errors.append(np.nanmean(np.abs(said - test.came[:, at])))
+            tried.append((float(np.prod(errors)), logged, leaves))
+    return min(tried)[1:]
+
+
 def fit_lightgbm(
     panel: Panel,
     value_type: str,
@@ -131,16 +145,13 @@ def fit_lightgbm(
     examples = _parts(panel, number, first, stop)
     scales = (False, True) if panel.kind == "particulates" else (False,)
     rows = {logged: [_rows(panel, part, logged) for part in examples] for logged in scales}
+    logged, leaves = _choose(panel.kind, rows)
+    learn, test, everything = rows[logged]
     found = []
     for minutes in EVALUATED_MIN:
-        at, tried = HORIZONS_MIN.index(minutes), []
-        for logged, (learn, test, _) in rows.items():
-            for leaves in _LEAVES:
-                trees = _grow(panel.kind, learn, at, logged, leaves, _MOST_TREES, test)
-                error = float(np.nanmean(np.abs(trees.say(test) - test.came[:, at])))
-                tried.append((error, logged, leaves, trees.booster.best_iteration))
-        _, logged, leaves, best = min(tried)
-        found.append(_grow(panel.kind, rows[logged][2], at, logged, leaves, max(best, 1)))
+        at = HORIZONS_MIN.index(minutes)
+        best = _grow(panel.kind, learn, at, logged, leaves, _MOST_TREES, test).booster.best_iteration
+        found.append(_grow(panel.kind, everything, at, logged, leaves, max(best, 1)))
         watch()
     return found
 
@@ -213,6 +224,16 @@ def only(
     return examples[np.flatnonzero(np.isin(site_values(panel, examples, "sensor_id").astype("int64"), sensor_ids))]
 
 
+def trimmed(
+    panel: Panel,
+) -> Panel:  # From the day on which somebody first said something
+    "Leave out the time before the first sensor."
+    said = [~np.isnan(panel.own(name)).all(axis=0) for name in panel.channels]
+    first = int(np.argmax(np.any(said, axis=0))) // PAST * PAST if said else 0
+    channels = {name: block[:, first:] for name, block in panel.channels.items()}
+    return replace(panel, start_s=panel.start_s + first * STEP_S, channels=channels)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     "What one kind's test found."
@@ -233,15 +254,15 @@ def evaluate(
     reference: bool = True,  # Whether LightGBM is trained too
     held_out: float = 0.0,  # Share of the locations that nothing is trained on, and that alone are tested
     watch: Callable[[int, int, str], Any] = lambda done, total, says: None,
-) -> Evaluation:
+) -> Evaluation | None:  # None where there is nothing good of this kind
     "Train on the past of a kind and test on a time after it."
     if not train_from < train_until <= test_from < test_until:
         told = f"{train_from:%F} to {train_until:%F}, test {test_from:%F} to {test_until:%F}"
         raise SettingError(f"the times are not in order: training {told}; expected the test after the training")
     recipe = recipe or Recipe()
-    panel = read_panel(source, kind, train_from, test_until)
+    panel = trimmed(read_panel(source, kind, train_from, test_until))
     if not panel.channels:
-        raise SettingError(f"no good {kind} between {train_from:%F} and {test_until:%F}: choose another kind or time")
+        return None
     stop = panel.step_at(train_until)
     everyone = pd.concat(panel.sites.values(), ignore_index=True)
     left = strangers(everyone.dropna(subset=["location_id"]), held_out) if held_out else np.array([], "int64")
@@ -298,3 +319,23 @@ def summary(
     ratios = [cell["mae"]["network"] / cell["mae"]["lightgbm"] for cell in made if cell["mae"]["lightgbm"]]
     pooled = float(np.exp(np.mean(np.log(ratios)))) if ratios else None
     return {"cells": made, "ratio_to_lightgbm": pooled, "train_s": train_s}
+
+
+def as_text(
+    result: dict[str, Any],  # Of `summary`
+) -> str:
+    "Write a summary as a table for a terminal."
+    names = [name for name in _SHOWN if any(cell["mae"][name] is not None for cell in result["cells"])]
+    rows = [["value type", "minutes", "n", *names, "in 90 %", "served"]]
+    for cell in result["cells"]:
+        errors = ["-" if cell["mae"][name] is None else f"{cell['mae'][name]:.3f}" for name in names]
+        told = [f"{100 * cell['coverage_90']:.1f} %", cell["served"]]
+        rows.append([cell["value_type"], str(cell["horizon_min"]), f"{cell['n']:,}", *errors, *told])
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = ["mean absolute error of the median, in the unit of the value type"]
+    lines += ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    if result["ratio_to_lightgbm"]:
+        lines.append(
+            f"network / LightGBM, geometric mean over {len(rows) - 1} cells: {result['ratio_to_lightgbm']:.3f}"
+        )
+    return "\n".join([*lines, f"the networks were trained in {result['train_s']:.0f} s"])

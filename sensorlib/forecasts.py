@@ -290,7 +290,7 @@ def past_of(
 ) -> pd.DataFrame:  # `ts` (end of each step, UTC) and `value`; only steps in which something good was said
     "Read one series on the grid."
     kind = VALUE_TYPES[value_type].kind
-    series = store.series(sensor_id, kind, since, until).assign(sensor_id=sensor_id)
+    series = store.series(int(sensor_id), kind, since, until).assign(sensor_id=sensor_id)
     grid = to_grids(series[series["value_type"] == value_type], since, until).get(value_type)
     if grid is None:
         return pd.DataFrame({"ts": pd.to_datetime([], utc=True), "value": np.array([], "float64")})

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .baselines import dump_climates, fit_climates, guess
 from .core import SettingError
-from .evaluate import say_network
+from .evaluate import say_network, trimmed
 from .forecasts import CLIMATE_FILE, MODEL_FILE, answer, compared, load_forecaster
 from .grids import Source
 from .network import Network, Recipe, to_onnx, train
@@ -26,11 +25,11 @@ from .verify import LEAST, LEAST_DAYS, Decision, gate, score
 from .windows import HORIZONS_MIN, PAST, QUANTILES, Panel, inputs, moments, read_panel
 
 # %% ../nbs/17h_training.ipynb #70a3605a
-def _gate_frame(panel: Panel, network: Network, stop: int, first: int, registry: Registry) -> pd.DataFrame:
+def _gate_frame(panel: Panel, network: Network, stop: int, registry: Registry) -> pd.DataFrame:
     "Forecasts of the days after the training, beside what came and beside everybody else."
     examples = moments(panel, stop + PAST, panel.steps - PAST, every=3)
     past, _ = inputs(panel, examples)
-    others = guess(fit_climates(panel, first, stop), panel, examples, past)
+    others = guess(fit_climates(panel, 0, stop), panel, examples, past)
     serving = load_forecaster(registry, panel.kind)
     if serving:
         others["serving"] = answer(panel, examples, serving).quantiles[:, :, QUANTILES.index(0.5)]
@@ -85,17 +84,15 @@ def train_and_publish(
     watch: Callable[[int, str], Any] = lambda done, says: None,  # Told after each epoch
 ) -> Trained | None:  # None where the kind has no readings
     "Train a model of a kind, test it, and publish it or keep the reason why not."
-    panel = read_panel(source, kind, until - (days + gate_days) * DAY, until)
+    panel = trimmed(read_panel(source, kind, until - (days + gate_days) * DAY, until))
     if not panel.channels:
         return None
     stop = panel.steps - gate_days * PAST
     if gate_days < LEAST_DAYS + 2 or stop < PAST:
         wanted = f"expected {LEAST_DAYS + 2} or more, and days before them to learn from"
         raise SettingError(f"{kind}: gate_days is {gate_days} of {panel.steps // PAST} days, {wanted}")
-    heard = np.flatnonzero(np.any([~np.isnan(panel.own(name)).all(axis=0) for name in panel.channels], axis=0))
-    first = int(heard[0]) // PAST * PAST
-    network = train(panel, first, stop, recipe, watch)
-    frame, value_types = _gate_frame(panel, network, stop, first, registry), [*panel.channels]
+    network = train(panel, 0, stop, recipe, watch)
+    frame, value_types = _gate_frame(panel, network, stop, registry), [*panel.channels]
     able = _judgeable(frame)
     ended = until - gate_days * DAY
     decision = (
@@ -104,7 +101,7 @@ def train_and_publish(
         else Decision(False, "no value type has enough observations", {})
     )
     about = About(
-        trained_from=until - (panel.steps - first) // PAST * DAY,
+        trained_from=until - panel.steps // PAST * DAY,
         trained_until=ended,
         value_types=tuple(value_types),
         horizons_min=HORIZONS_MIN,
@@ -115,7 +112,7 @@ def train_and_publish(
         reason=decision.reason,
     )
     if decision.published:
-        climates = dump_climates(fit_climates(panel, first, stop))
+        climates = dump_climates(fit_climates(panel, 0, stop))
         manifest = publish(registry, kind, {MODEL_FILE: to_onnx(network.model), CLIMATE_FILE: climates}, about)
     else:
         manifest = refuse(registry, kind, about, decision.reason)
