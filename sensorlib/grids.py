@@ -237,7 +237,7 @@ def nearest(
     found[placed] = np.take_along_axis(who, order, axis=1)
     return found
 
-
+# %% ../nbs/11c_grids.ipynb #9f8da633
 def _median_of_first(values: np.ndarray) -> np.ndarray:
     "Median along axis 1 of the first VOICES that speak: shape (n, candidates, steps) to (n, steps)."
     speaks = ~np.isnan(values)
