@@ -154,7 +154,7 @@ def _fit_climate(panel: Panel, value_type: str, first: int, stop: int) -> Climat
     ids = panel.sites[value_type]["sensor_id"].to_numpy("int64")
     begin = max(first, stop - CLIMATE_DAYS * PAST)
     profile = _profile(panel.own(value_type)[:, begin:stop], panel.start_s + begin * STEP_S)
-    examples = moments(panel, max(first, stop - FIT_DAYS * PAST), stop, every=6)
+    examples = moments(panel, max(first + PAST - 1, stop - FIT_DAYS * PAST), stop, every=6)
     examples = examples[examples.value_type == value_types_of(panel.kind).index(value_type)]
     came = targets(panel, examples)
     came[(examples.step[:, None] + np.array(AHEAD)) >= stop] = np.nan
@@ -171,7 +171,7 @@ def _fit_climate(panel: Panel, value_type: str, first: int, stop: int) -> Climat
 
 def fit_climates(
     panel: Panel,
-    first: int,  # Step
+    first: int,  # Step, the first that may be used
     stop: int,  # Step after the last that may be used, as input and as target
 ) -> dict[str, Climate]:  # By value type
     "Fit the baselines of a kind on a window of the past."
@@ -189,11 +189,12 @@ def guess(
     "Make every baseline for examples of a kind."
     made = {name: np.full((len(examples), len(AHEAD)), np.nan) for name in BASELINES}
     issued, ids = issued_s(panel, examples), site_values(panel, examples, "sensor_id").astype("int64")
+    least = 0.0 if panel.kind == "particulates" else -np.inf  # faded from the usual, dust could fall below nothing
     for number, value_type in enumerate(value_types_of(panel.kind)):
         mine = np.flatnonzero(examples.value_type == number)
         if len(mine) and value_type in climates:
             for name, values in climates[value_type].guesses(ids[mine], issued[mine], past[mine, :, 0]).items():
-                made[name][mine] = values
+                made[name][mine] = np.maximum(values, least)
     return made
 
 # %% ../nbs/17a_baselines.ipynb #98be7a7d

@@ -230,12 +230,14 @@ def nearest(
     who = np.append(rows, len(others))[near]
     home = np.append(others["location_id"].to_numpy("float64", na_value=np.nan), np.inf)[who]
     here = sites["location_id"].to_numpy("float64", na_value=np.nan)[placed, None]
-    who = np.where(home == here, len(others), who)
+    one = np.append(others["sensor_id"].to_numpy("int64"), -1)[who]  # a sensor of no known location is not its own
+    itself = one == sites["sensor_id"].to_numpy("int64")[placed, None]
+    who = np.where((home == here) | itself, len(others), who)
     order = np.argsort(who == len(others), axis=1, kind="stable")[:, :CANDIDATES]
     found[placed] = np.take_along_axis(who, order, axis=1)
     return found
 
-
+# %% ../nbs/11c_grids.ipynb #9f8da633
 def _median_of_first(values: np.ndarray) -> np.ndarray:
     "Median along axis 1 of the first VOICES that speak: shape (n, candidates, steps) to (n, steps)."
     speaks = ~np.isnan(values)
@@ -269,7 +271,8 @@ def companion(
 ) -> np.ndarray:  # float32, shape (len(asking), steps); NaN where nobody spoke
     "Value of another type at the place of each sensor, or else around it."
     at = pd.Series(np.arange(len(sites)), index=sites["location_id"]).groupby(level=0).first()
-    row = asking["location_id"].map(at)
+    same = pd.Series(np.arange(len(sites)), index=sites["sensor_id"])
+    row = asking["sensor_id"].map(same).fillna(asking["location_id"].map(at))
     here = np.full((len(asking), grid.steps), np.nan, "float32")
     here[row.notna()] = grid.values[row.dropna().astype(int)]
     return np.where(np.isnan(here), around(grid, sites, asking), here)

@@ -113,7 +113,7 @@ def _scaled(kind: str, scaling: Scaling, past: Any) -> tuple[Any, Any, Any]:
     values = ops.where(ops.isnan(past), 0.0, past)
     near, others = values[:, :, : _related(kind)], values[:, :, _related(kind) :]
     if kind == "particulates":
-        near = ops.log1p(ops.maximum(near, 0.0))
+        near = ops.log(1.0 + ops.maximum(near, 0.0))  # tf2onnx knows no log1p
     place = known[:, :, 0] * np.arange(1, PAST + 1, dtype="float32")
     newest = ops.max(place, axis=1, keepdims=True)
     pick = known[:, :, 0] * ops.cast(ops.equal(place, newest), "float32")
@@ -326,6 +326,13 @@ def _stretches(panel: Panel, held: Held, value_types: int) -> np.ndarray:
     return factors
 
 
+def _stretched(middle: Any, distance: Any) -> Any:
+    "Quantiles from a median (m, horizons, 1) and stretched distances; the outer ones stay outside of the inner ones."
+    inner = distance[:, :, 1:4]
+    low, high = ops.minimum(distance[:, :, :1], inner[:, :, :1]), ops.maximum(distance[:, :, 4:], inner[:, :, 2:])
+    return middle + ops.concatenate([low, inner, high], axis=2)
+
+
 def _calibrated(kind: str, members: list[keras.Model], factors: np.ndarray) -> keras.Model:
     "One model of all members: (past, context, station) to quantiles in the unit of the value type."
     given = [layers.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name) for tensor in members[0].inputs]
@@ -333,12 +340,9 @@ def _calibrated(kind: str, members: list[keras.Model], factors: np.ndarray) -> k
     table = factors.reshape(len(factors), -1).astype("float32")
     factor = ops.reshape(ops.matmul(given[1][:, -len(factors) :], table), (-1, *factors.shape[1:]))
     middle = said[:, :, 2:3]
-    distance = (said - middle) * factor
-    inner = distance[:, :, 1:4]
-    low, high = ops.minimum(distance[:, :, :1], inner[:, :, :1]), ops.maximum(distance[:, :, 4:], inner[:, :, 2:])
-    quantiles = middle + ops.concatenate([low, inner, high], axis=2)
+    quantiles = _stretched(middle, (said - middle) * factor)
     if kind == "particulates":
-        quantiles = ops.maximum(ops.expm1(quantiles), 0.0)
+        quantiles = ops.maximum(ops.exp(quantiles) - 1.0, 0.0)  # nor expm1
     return keras.Model(given, quantiles, name=kind)
 
 # %% ../nbs/17b_network.ipynb #afcfd4e7
@@ -370,29 +374,30 @@ def _known_sensors(panel: Panel, first: int, stop: int) -> np.ndarray:
 
 def train(
     panel: Panel,
-    first: int,  # Step
+    first: int,  # Step, the first that may be used
     stop: int,  # Step after the last that may be used, as input and as target
     recipe: Recipe | None = None,  # The recipe as it stands when None
     watch: Callable[[int, str], Any] = lambda done, says: None,  # Told after each epoch: how many are done, what it was
 ) -> Network:
     "Train the network of a kind on a window of the past."
     recipe = _fitting(recipe or Recipe(), (stop - first) // PAST)
-    examples = moments(panel, first + PAST - 1, stop - PAST)
-    learnt = [len(_share(panel, examples, number, recipe)[0]) for number in range(recipe.members)]
-    if min(learnt) < recipe.batch:
+    examples = moments(panel, first + PAST - 1, max(stop - PAST, 0))
+    shares = [_share(panel, examples, number, recipe) for number in range(recipe.members)]
+    learnt, tested = (min(map(len, share)) for share in zip(*shares, strict=True))
+    if learnt < recipe.batch or tested == 0:
         days = (stop - first) / PAST
-        wanted = f"expected {recipe.batch} or more"
-        raise SettingError(
-            f"{panel.kind}: {min(learnt)} examples in {days:.0f} days for a member, {wanted}; take a longer window"
-        )
+        told = f"{learnt} examples to learn from and {tested} held out in {days:.0f} days for a member"
+        wanted = f"expected {recipe.batch} and 1 or more"
+        raise SettingError(f"{panel.kind}: {told}, {wanted}; take a longer window")
     vocabulary = _known_sensors(panel, first, stop)
     trained = [_train_member(panel, examples, vocabulary, number, recipe, watch) for number in range(recipe.members)]
-    tested = [held.examples for _, held in trained]
-    whole = Moments(*(np.concatenate([getattr(one, name) for one in tested]) for name in ("value_type", "row", "step")))
+    parts = [held.examples for _, held in trained]
+    whole = Moments(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("value_type", "row", "step")))
     held = Held(whole, np.concatenate([held.quantiles for _, held in trained]))
     factors = _stretches(panel, held, int(trained[0][0].inputs[1].shape[1]) - CONTEXT_SUN - len(AHEAD))
     middle = held.quantiles[:, :, 2:3]
-    held = Held(whole, middle + (held.quantiles - middle) * factors[whole.value_type])
+    stretched = _stretched(middle, (held.quantiles - middle) * factors[whole.value_type].astype("float32"))
+    held = Held(whole, ops.convert_to_numpy(stretched))
     return Network(_calibrated(panel.kind, [model for model, _ in trained], factors), vocabulary, held)
 
 # %% ../nbs/17b_network.ipynb #a7d78232

@@ -164,16 +164,16 @@ _PERIODS_S = (86_400.0, 7 * 86_400.0, 365.25 * 86_400.0)
 
 
 def _gather(panel: Panel, examples: Moments, offsets: np.ndarray, channels: slice) -> np.ndarray:
-    "Steps around the last known one, shape (m, offsets, channels); NaN beyond the end of the panel."
+    "Steps around the last known one, shape (m, offsets, channels); NaN beyond the ends of the panel."
     width = len(range(*channels.indices(len(channels_of(panel.kind)))))
     cut = np.full((len(examples), len(offsets), width), np.nan, "float32")
     for number, name in enumerate(value_types_of(panel.kind)):
         mine = np.flatnonzero(examples.value_type == number)
         if len(mine):
             step = examples.step[mine, None] + offsets
-            inside = np.minimum(step, panel.steps - 1)
+            inside = np.clip(step, 0, panel.steps - 1)
             block = panel.channels[name][examples.row[mine, None], inside, channels]
-            cut[mine] = np.where((step < panel.steps)[:, :, None], block, np.nan)
+            cut[mine] = np.where((step == inside)[:, :, None], block, np.nan)
     return cut
 
 
