@@ -149,7 +149,7 @@ def _fading(usual: np.ndarray, usual_now: np.ndarray, now: np.ndarray, came: np.
     product, square = (np.where(both, off_now * other, 0).sum(axis=0) for other in (off_then, off_now))
     return np.clip(product / np.maximum(square, 1e-9), 0, 1)
 
-
+# %% ../nbs/17a_baselines.ipynb #e1940c6e
 def _fit_climate(panel: Panel, value_type: str, first: int, stop: int) -> Climate:
     ids = panel.sites[value_type]["sensor_id"].to_numpy("int64")
     begin = max(first, stop - CLIMATE_DAYS * PAST)

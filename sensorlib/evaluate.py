@@ -19,7 +19,7 @@ import pandas as pd
 from .baselines import Climate, fit_climates, from_scale, guess, last_value, to_scale
 from .core import SettingError
 from .forecasts import compared
-from .grids import STEP_S, Source
+from .grids import STEP_S, Grid, Source
 from .network import Held, Network, Recipe, train
 from .verify import score, stand_ins, strangers
 from sensorlib.windows import (
@@ -31,8 +31,9 @@ from sensorlib.windows import (
     channels_of,
     inputs,
     issued_s,
+    make_panel,
     moments,
-    read_panel,
+    read_kinds,
     site_values,
     station_numbers,
     targets,
@@ -61,7 +62,7 @@ def _features(panel: Panel, examples: Moments, logged: bool) -> tuple[np.ndarray
     hour = (issued_s(panel, examples) / 3600 + lon / 15) % 24
     return np.column_stack([near[:, :, 0] - last[:, None], around, others, last, hour, context]), last
 
-
+# %% ../nbs/17f_evaluate.ipynb #2beedb45
 @dataclass(frozen=True)
 class _Rows:
     "Examples as trees see them."
@@ -104,7 +105,7 @@ def _grow(kind: str, rows: _Rows, at: int, logged: bool, leaves: int, trees: int
     stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
     return _Trees(lightgbm.train(words, parts(rows), trees, valid_sets=[parts(test)], callbacks=[stop]), logged, kind)
 
-
+# %% ../nbs/17f_evaluate.ipynb #2135dc1b
 def _parts(panel: Panel, number: int, first: int, stop: int) -> tuple[Moments, Moments, Moments]:
     "Examples of one value type: to choose with, to choose by, and to learn from in the end."
     middle = stop - _CHOICE_DAYS * PAST
@@ -132,7 +133,7 @@ def _choose(kind: str, rows: Mapping[bool, list[_Rows]]) -> tuple[bool, int]:
             tried.append((float(np.prod(errors)), logged, leaves))
     return min(tried)[1:]
 
-
+# %% ../nbs/17f_evaluate.ipynb #b078cf7a
 def fit_lightgbm(
     panel: Panel,
     value_type: str,
@@ -204,15 +205,18 @@ def choose_served(
     quantiles = from_scale(panel.kind, held.quantiles[recent])
     return stand_ins(compared(panel, examples, guess(climates, panel, examples, past), quantiles))
 
-
+# %% ../nbs/17f_evaluate.ipynb #b1a218fc
 def without(
-    panel: Panel,
+    grids: Mapping[str, Grid],
     sensor_ids: np.ndarray,
-) -> Panel:  # The same without these sensors' own series
-    "Leave sensors out of a panel."
-    kept = {name: ~sites["sensor_id"].isin(sensor_ids).to_numpy() for name, sites in panel.sites.items()}
-    sites = {name: panel.sites[name][rows].reset_index(drop=True) for name, rows in kept.items()}
-    return replace(panel, sites=sites, channels={name: panel.channels[name][rows] for name, rows in kept.items()})
+) -> dict[str, Grid]:  # Value types of which nobody is left are not in it
+    "Leave sensors out."
+    kept = {name: ~np.isin(grid.sensor_ids, sensor_ids) for name, grid in grids.items()}
+    return {
+        name: replace(grid, sensor_ids=grid.sensor_ids[kept[name]], values=grid.values[kept[name]])
+        for name, grid in grids.items()
+        if kept[name].any()
+    }
 
 
 def only(
@@ -225,15 +229,17 @@ def only(
 
 
 def trimmed(
-    panel: Panel,
-) -> Panel:  # From the day on which somebody first said something
+    grids: Mapping[str, Grid],
+) -> dict[str, Grid]:  # From the day on which somebody first said something
     "Leave out the time before the first sensor."
-    said = [~np.isnan(panel.own(name)).all(axis=0) for name in panel.channels]
+    said = [~np.isnan(grid.values).all(axis=0) for grid in grids.values()]
     first = int(np.argmax(np.any(said, axis=0))) // PAST * PAST if said else 0
-    channels = {name: block[:, first:] for name, block in panel.channels.items()}
-    return replace(panel, start_s=panel.start_s + first * STEP_S, channels=channels)
+    return {
+        name: replace(grid, start_s=grid.start_s + first * STEP_S, values=grid.values[:, first:])
+        for name, grid in grids.items()
+    }
 
-
+# %% ../nbs/17f_evaluate.ipynb #7d95df64
 @dataclass(frozen=True)
 class Evaluation:
     "What one kind's test found."
@@ -260,13 +266,13 @@ def evaluate(
         told = f"{train_from:%F} to {train_until:%F}, test {test_from:%F} to {test_until:%F}"
         raise SettingError(f"the times are not in order: training {told}; expected the test after the training")
     recipe = recipe or Recipe()
-    panel = trimmed(read_panel(source, kind, train_from, test_until))
+    grids, sites = read_kinds(source, (kind, *COMPANIONS[kind]), train_from, test_until)
+    panel = make_panel(kind, trimmed(grids), sites)
     if not panel.channels:
         return None
+    left = strangers(sites.dropna(subset=["location_id"]), held_out) if held_out else np.array([], "int64")
+    known = make_panel(kind, without(trimmed(grids), left), sites) if held_out else panel
     stop = panel.step_at(train_until)
-    everyone = pd.concat(panel.sites.values(), ignore_index=True)
-    left = strangers(everyone.dropna(subset=["location_id"]), held_out) if held_out else np.array([], "int64")
-    known = without(panel, left)
     total = recipe.members * recipe.epochs + (len(known.channels) * len(EVALUATED_MIN) if reference else 0)
     began = time.monotonic()
     network = train(known, 0, stop, recipe, lambda done, says: watch(done, total, f"{kind}: {says}"))

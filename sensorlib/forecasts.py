@@ -9,7 +9,7 @@ __all__ = ['log', 'MODEL_FILE', 'CLIMATE_FILE', 'DAYS_WITHOUT_MODEL', 'long_fram
 
 # %% ../nbs/17e_forecasts.ipynb #10e52bec
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ import pandas as pd
 
 from .baselines import BASELINES, Climate, fit_climates, guess, load_climates
 from .core import KINDS, VALUE_TYPES, MissingPart
-from .grids import STEP_S, Grid, read_grids, sites_of, to_grids
+from .grids import STEP_S, Grid, read_grids, to_grids
 from .registry import Artefact, Registry, newest
 from .rows import DAY, EPOCH, FORECAST_COLUMNS, QUANTILE_COLUMNS, SECOND
 from .store import Store
@@ -34,6 +34,7 @@ from sensorlib.windows import (
     issued_s,
     make_panel,
     moments,
+    read_kinds,
     site_values,
     station_numbers,
     targets,
@@ -112,7 +113,7 @@ def run_onnx(
 
     return run
 
-
+# %% ../nbs/17e_forecasts.ipynb #8b46ea8d
 def _forecaster(artefact: Artefact) -> Forecaster:
     manifest = artefact.manifest
     return Forecaster(
@@ -209,7 +210,7 @@ def answer(
     np.clip(said.quantiles, *_ENDS.get(panel.kind, (-np.inf, np.inf)), out=said.quantiles)
     return said
 
-
+# %% ../nbs/17e_forecasts.ipynb #a4a54654
 def forecast_panel(
     panel: Panel,  # PAST steps or more; the last one has just ended
     forecaster: Forecaster | None,  # None: without a model
@@ -241,16 +242,6 @@ class Predicted:
     by_model: dict[str, int] = field(default_factory=dict)  # Rows by who made them
 
 
-def _read(store: Store, kinds: Iterable[str], since: datetime, until: datetime) -> tuple[dict[str, Grid], pd.DataFrame]:
-    "Grids and sites of some kinds."
-    grids: dict[str, Grid] = {}
-    sites = []
-    for kind in kinds:
-        grids |= read_grids(store, kind, since, until)
-        sites.append(sites_of(store.latest(kind)))
-    return grids, pd.concat(sites, ignore_index=True).drop_duplicates("sensor_id")
-
-
 def predict(
     store: Store,
     registry: Registry,
@@ -262,7 +253,7 @@ def predict(
     forecasters = {kind: load_forecaster(registry, kind) for kind in KINDS}
     done = Predicted(issued, models={kind: found.version if found else None for kind, found in forecasters.items()})
     days = 1 if all(forecasters.values()) else DAYS_WITHOUT_MODEL
-    grids, sites = _read(store, KINDS, issued - days * DAY, issued)
+    grids, sites = read_kinds(store, KINDS, issued - days * DAY, issued)
     for kind in KINDS:
         panel = make_panel(kind, grids, sites)
         if not panel.channels:

@@ -202,9 +202,9 @@ def read_grids(
     return join_grids(_pieces(source, kind, since, until), since, until)
 
 # %% ../nbs/11c_grids.ipynb #8f4d0ee4
-VOICES, CANDIDATES, NEAR_KM = 8, 24, 50.0
+VOICES, CANDIDATES, NEAR_KM = 8, 64, 50.0
 _EARTH_KM = 6371.0
-_ROWS_AT_A_TIME = 500
+_AT_A_TIME = 2_000_000  # steps of those who ask, which bounds memory
 
 
 def _on_sphere(sites: pd.DataFrame) -> np.ndarray:
@@ -226,7 +226,7 @@ def nearest(
         return found
     reach = 2 * math.sin(NEAR_KM / _EARTH_KM / 2)
     tree = KDTree(_on_sphere(others.iloc[rows]))
-    _, near = tree.query(points[placed], k=2 * CANDIDATES, distance_upper_bound=reach)
+    _, near = tree.query(points[placed], k=CANDIDATES + 8, distance_upper_bound=reach)
     who = np.append(rows, len(others))[near]
     home = np.append(others["location_id"].to_numpy("float64", na_value=np.nan), np.inf)[who]
     here = sites["location_id"].to_numpy("float64", na_value=np.nan)[placed, None]
@@ -238,14 +238,28 @@ def nearest(
     return found
 
 # %% ../nbs/11c_grids.ipynb #9f8da633
-def _median_of_first(values: np.ndarray) -> np.ndarray:
-    "Median along axis 1 of the first VOICES that speak: shape (n, candidates, steps) to (n, steps)."
-    speaks = ~np.isnan(values)
-    heard = np.where(np.cumsum(speaks, axis=1, dtype="int8") <= VOICES, values, np.nan)
-    heard = np.sort(heard, axis=1)  # NaN last
-    count = np.minimum(speaks.sum(axis=1), VOICES)[:, None]
-    low, high = (np.take_along_axis(heard, np.maximum(at, 0), axis=1) for at in ((count - 1) // 2, count // 2))
-    return ((low + high) / 2)[:, 0]
+def _voices(grid: Grid, near: np.ndarray) -> np.ndarray:
+    "Values of the first VOICES that speak at each step, walking outwards: (n, candidates) to (VOICES, n, steps)."
+    heard = np.full((VOICES, len(near), grid.steps), np.nan, "float32")
+    count = np.zeros((len(near), grid.steps), "int8")
+    for who in near.T:
+        asked = np.flatnonzero((who < len(grid.values)) & (count < VOICES).any(axis=1))
+        if not len(asked):
+            break
+        said = grid.values[who[asked]]
+        row, step = np.nonzero(~np.isnan(said) & (count[asked] < VOICES))
+        at = count[asked[row], step]
+        heard[at, asked[row], step] = said[row, step]
+        count[asked[row], step] += 1
+    return heard
+
+
+def _median(heard: np.ndarray) -> np.ndarray:
+    "Median along the first axis, without gaps; NaN where there is nothing but gaps."
+    heard = np.sort(heard, axis=0)  # NaN last
+    count = (~np.isnan(heard)).sum(axis=0)[None]
+    low, high = (np.take_along_axis(heard, np.maximum(at, 0), axis=0) for at in ((count - 1) // 2, count // 2))
+    return ((low + high) / 2)[0]
 
 
 def around(
@@ -254,13 +268,10 @@ def around(
     asking: pd.DataFrame,  # SITE_COLUMNS of those who ask
 ) -> np.ndarray:  # float32, shape (len(asking), steps); NaN where nobody spoke
     "Median of the sensors around each, step by step."
-    near = nearest(asking, sites)
-    values = np.vstack([grid.values, np.full((1, grid.steps), np.nan, "float32")])
-    made = np.empty((len(asking), grid.steps), "float32")
-    for at in range(0, len(asking), _ROWS_AT_A_TIME):
-        rows = near[at : at + _ROWS_AT_A_TIME]
-        used = rows[:, (rows < len(sites)).any(axis=0)]
-        made[at : at + len(rows)] = _median_of_first(values[used]) if used.size else np.nan
+    near, made = nearest(asking, sites), np.empty((len(asking), grid.steps), "float32")
+    rows = max(_AT_A_TIME // grid.steps, 1)
+    for at in range(0, len(asking), rows):
+        made[at : at + rows] = _median(_voices(grid, near[at : at + rows]))
     return made
 
 # %% ../nbs/11c_grids.ipynb #3a6b88f5
@@ -275,4 +286,6 @@ def companion(
     row = asking["sensor_id"].map(same).fillna(asking["location_id"].map(at))
     here = np.full((len(asking), grid.steps), np.nan, "float32")
     here[row.notna()] = grid.values[row.dropna().astype(int)]
-    return np.where(np.isnan(here), around(grid, sites, asking), here)
+    deaf = np.isnan(here).any(axis=1)
+    here[deaf] = np.where(np.isnan(here[deaf]), around(grid, sites, asking[deaf.tolist()]), here[deaf])
+    return here

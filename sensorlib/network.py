@@ -71,7 +71,7 @@ class Scaling:
     level: tuple[float, float]  # Mean and spread of the last value
     others: tuple[np.ndarray, np.ndarray]  # Mean and spread of each companion
 
-
+# %% ../nbs/17b_network.ipynb #16d69eff
 def _related(kind: str) -> int:
     "Number of channels that are on the scale of the series itself."
     return len(channels_of(kind)) - len(COMPANIONS[kind])
@@ -253,7 +253,7 @@ def _share(panel: Panel, examples: Moments, member: int, recipe: Recipe) -> tupl
     apart = ~(theirs(step - PAST + 1) | theirs(step) | theirs(step + PAST))
     return np.flatnonzero(apart), np.flatnonzero(theirs(step) & (step % _HOUR == 0))
 
-
+# %% ../nbs/17b_network.ipynb #0b767c99
 def _train_member(
     panel: Panel,
     examples: Moments,

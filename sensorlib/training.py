@@ -22,7 +22,7 @@ from .network import Network, Recipe, to_onnx, train
 from .registry import About, Registry, publish, refuse
 from .rows import DAY
 from .verify import LEAST, LEAST_DAYS, Decision, gate, score
-from .windows import HORIZONS_MIN, PAST, QUANTILES, Panel, inputs, moments, read_panel
+from .windows import COMPANIONS, HORIZONS_MIN, PAST, QUANTILES, Panel, inputs, make_panel, moments, read_kinds
 
 # %% ../nbs/17h_training.ipynb #70a3605a
 def _gate_frame(panel: Panel, network: Network, stop: int, registry: Registry) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def _metrics(frame: pd.DataFrame) -> dict[str, Any]:
     ]
     return {"cells": kept.astype(object).where(kept.notna(), None).to_dict("records")}
 
-
+# %% ../nbs/17h_training.ipynb #39017bfa
 def train_and_publish(
     source: Source,
     registry: Registry,
@@ -84,7 +84,8 @@ def train_and_publish(
     watch: Callable[[int, str], Any] = lambda done, says: None,  # Told after each epoch
 ) -> Trained | None:  # None where the kind has no readings
     "Train a model of a kind, test it, and publish it or keep the reason why not."
-    panel = trimmed(read_panel(source, kind, until - (days + gate_days) * DAY, until))
+    grids, sites = read_kinds(source, (kind, *COMPANIONS[kind]), until - (days + gate_days) * DAY, until)
+    panel = make_panel(kind, trimmed(grids), sites)
     if not panel.channels:
         return None
     stop = panel.steps - gate_days * PAST

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['HORIZONS_MIN', 'QUANTILES', 'AHEAD', 'PAST', 'FRESH', 'SIBLINGS', 'COMPANIONS', 'CONTEXT_SUN', 'value_types_of',
-           'channels_of', 'Panel', 'make_panel', 'read_panel', 'Moments', 'moments', 'site_values', 'issued_s',
-           'inputs', 'targets', 'station_numbers']
+           'channels_of', 'Panel', 'make_panel', 'read_kinds', 'read_panel', 'Moments', 'moments', 'site_values',
+           'issued_s', 'inputs', 'targets', 'station_numbers']
 
 # %% ../nbs/17_windows.ipynb #c51c9866
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,7 +87,7 @@ def _placed(grids: Mapping[str, Grid], sites: pd.DataFrame) -> dict[str, pd.Data
         for name, grid in grids.items()
     }
 
-
+# %% ../nbs/17_windows.ipynb #c7ce251f
 def make_panel(
     kind: str,
     grids: Mapping[str, Grid],  # By value type, of this kind and of its companions, all of one span
@@ -110,6 +110,22 @@ def make_panel(
     return Panel(kind, start_s, {name: placed[name] for name in mine}, channels)
 
 
+def read_kinds(
+    source: Source,
+    kinds: Iterable[str],
+    since: datetime,
+    until: datetime,
+) -> tuple[dict[str, Grid], pd.DataFrame]:  # Grids by value type; SITE_COLUMNS of all sensors
+    "Read some kinds from a source on the grid of a span, each once."
+    grids: dict[str, Grid] = {}
+    sites = []
+    for kind in kinds:
+        grids |= read_grids(source, kind, since, until)
+        sites.append(sites_of(source.latest(kind)))
+    known = [some for some in sites if len(some)] or sites[:1]
+    return grids, pd.concat(known, ignore_index=True).drop_duplicates("sensor_id")
+
+
 def read_panel(
     source: Source,
     kind: str,
@@ -117,12 +133,7 @@ def read_panel(
     until: datetime,
 ) -> Panel:
     "Read from a source what a model of a kind has to see."
-    grids: dict[str, Grid] = {}
-    sites = []
-    for needed in (kind, *COMPANIONS[kind]):
-        grids |= read_grids(source, needed, since, until)
-        sites.append(sites_of(source.latest(needed)))
-    return make_panel(kind, grids, pd.concat(sites, ignore_index=True).drop_duplicates("sensor_id"))
+    return make_panel(kind, *read_kinds(source, (kind, *COMPANIONS[kind]), since, until))
 
 # %% ../nbs/17_windows.ipynb #69e7b4bb
 @dataclass(frozen=True)
@@ -198,7 +209,7 @@ def issued_s(
     "Tell when each forecast is issued: at the end of the last known step."
     return panel.start_s + (examples.step + 1) * STEP_S
 
-
+# %% ../nbs/17_windows.ipynb #7797a6bf
 def _context(panel: Panel, examples: Moments) -> np.ndarray:
     lat, lon = (site_values(panel, examples, name).astype("float64") for name in ("lat", "lon"))
     lat, lon, now = np.nan_to_num(lat), np.nan_to_num(lon), issued_s(panel, examples).astype("float64")

@@ -264,7 +264,7 @@ def test_many_who_ask_are_answered_like_one(monkeypatch: pytest.MonkeyPatch) -> 
     random = np.random.default_rng(1)
     sites, grid = places(*random.uniform(50, 50.4, (23, 2))), grid_of(random.normal(size=(23, 5)))
     at_once = around(grid, sites, sites)
-    monkeypatch.setattr(grids_module, "_ROWS_AT_A_TIME", 4)
+    monkeypatch.setattr(grids_module, "_AT_A_TIME", 4 * grid.steps)
     np.testing.assert_array_equal(around(grid, sites, sites), at_once)
 
 
