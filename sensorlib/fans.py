@@ -6,9 +6,10 @@
 __all__ = ['GUESSES', 'BASELINES', 'BANDS', 'FEW', 'NOMINAL', 'FORECAST_CSS', 'FORECAST_JS', 'DAY', 'FORECAST_LIVE_JS', 'maker',
            'ahead', 'series_name', 'rounded', 'band_outline', 'band_traces', 'line_trace', 'median_trace', 'fan_traces',
            'fan', 'compare', 'verdict', 'yesterday', 'skill_table', 'skill_html', 'skill_map', 'reliability',
-           'pick_series', 'waiting', 'legend_html', 'figure_html', 'themes_of', 'series_html', 'forecast_section',
-           'Newest', 'newest_forecasts', 'look', 'candidates', 'read_history', 'read_forecasts', 'Outlook',
-           'asked_series', 'forecast_text', 'forecast_block', 'forecast_page', 'write_forecasts']
+           'pick_series', 'waiting', 'legend_html', 'figure_html', 'themes_of', 'compared_horizon', 'nothing_yet',
+           'series_html', 'forecast_section', 'Newest', 'newest_forecasts', 'look', 'candidates', 'read_history',
+           'read_forecasts', 'Outlook', 'asked_series', 'forecast_text', 'forecast_block', 'forecast_page',
+           'write_forecasts']
 
 # %% ../nbs/17g_fans.ipynb #04dcabb5
 import json
@@ -556,13 +557,30 @@ def themes_of(
     return {name: value for name, value in {"light": False, "dark": True}.items() if dark in (None, value)}
 
 # %% ../nbs/17g_fans.ipynb #9e6285c4
+def compared_horizon(
+    rows: pd.DataFrame,  # Forecasts of one series, `observed` where known
+    horizon_min: int,  # The one that is wanted
+) -> int | None:  # The longest up to it that was compared with what came; else the shortest; None without any
+    "Find a horizon of which something can be shown."
+    known = [int(minutes) for minutes in rows.loc[rows["observed"].notna(), "horizon_min"].unique()]
+    return max((minutes for minutes in known if minutes <= horizon_min), default=min(known, default=None))
+
+
+def nothing_yet(
+    rows: pd.DataFrame,  # Forecasts of one series; not empty
+) -> str:
+    "Say when forecasts can first be compared with what came."
+    first = rows["ts"].min()
+    return f"Nothing to compare yet: the first moment that was forecast is {first:%H:%M} UTC; a later run looks at it."
+
+
 def series_html(
     history: pd.DataFrame,  # `sensor_id, value_type, ts, value` of many series
     forecasts: pd.DataFrame,  # Forecasts of many series
     series: tuple[int, str],  # Sensor and value type
     table: pd.DataFrame,  # As `skill_table` gives it
     *,
-    horizon_min: int = 60,  # Of yesterday's forecasts
+    horizon_min: int = 60,  # Of yesterday's forecasts; a shorter one where that was not compared yet
     dark: bool | None = None,  # None: both, for a page that follows the viewer
     next_run: datetime | None = None,  # As for `waiting`
 ) -> str:
@@ -572,9 +590,11 @@ def series_html(
         name = series_name(mine, *series)
         return f"<p class='waiting'>{escape(waiting(past, name, next_run))}</p>"
     fans = {name: fan(past, forecasts, *series, dark=value) for name, value in themes.items()}
-    lasts = {name: yesterday(forecasts, *series, horizon_min, dark=value) for name, value in themes.items()}
-    pair = f"<div class='pair'>{figure_html(fans)}{figure_html(lasts)}</div>"
-    return pair + skill_html(table[table["value_type"] == series[1]])
+    horizon, last = compared_horizon(mine, horizon_min), f"<p class='waiting'>{escape(nothing_yet(mine))}</p>"
+    if horizon is not None:
+        last = figure_html({name: yesterday(forecasts, *series, horizon, dark=value) for name, value in themes.items()})
+    pair = f"<div class='pair'>{figure_html(fans)}{last}</div>"
+    return pair + skill_html(table[(table["value_type"] == series[1]) & (table["n"] > 0)])
 
 # %% ../nbs/17g_fans.ipynb #b6f87677
 def forecast_section(
@@ -617,7 +637,7 @@ FORECAST_CSS = """
 #forecast h3 { margin: 6px 0 2px; font-size: 15px; } #forecast figcaption p { margin: 0; font-size: 13px; color: var(--quiet); }
 #forecast .note { margin: 0 0 8px; font-size: 13px; color: var(--quiet); } .stale #forecast { opacity: 0.45; }
 #forecast .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4px 20px; }
-.waiting { margin: 4px 0; padding: 10px 14px; border: 1px dashed var(--line); border-radius: 8px; color: var(--quiet); }
+.waiting { align-self: start; margin: 4px 0; padding: 10px 14px; border: 1px dashed var(--line); border-radius: 8px; color: var(--quiet); }
 .key { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 4px 0 0; padding: 0; list-style: none; font-size: 13px; color: var(--quiet); }
 .key i { display: inline-block; min-width: 18px; margin-right: 4px; vertical-align: middle; font-style: normal; text-align: center; }
 .scrolled { overflow-x: auto; overflow-y: hidden; }
