@@ -42,7 +42,7 @@ from sensorlib.figures import (
 )
 from .figures import whole
 from .grids import STEP_S, to_grids
-from .rows import FORECAST_COLUMNS, FORECAST_KEY
+from .rows import FORECAST_KEY
 from .store import Store
 
 # %% ../nbs/17g_fans.ipynb #f8705730
@@ -700,14 +700,14 @@ def newest_forecasts(
     now: pd.Timestamp,
 ) -> pd.DataFrame:  # FORECAST_COLUMNS; one row a series, of what was said a day ahead
     "Read the newest forecast of all series, if the last six hours brought one."
-    until, found = now + DAY + pd.Timedelta("1h"), pd.DataFrame(columns=[*FORECAST_COLUMNS])
+    until = now + DAY + pd.Timedelta("1h")
     for back in (pd.Timedelta("20min"), pd.Timedelta("6h")):
         parts = [store.forecasts(kind, now + DAY - back, until) for kind in KINDS]
         full = [part for part in parts if len(part)]
         if full:
             rows = pd.concat(full, ignore_index=True)
             return rows[rows["issued"] == rows.groupby("value_type")["issued"].transform("max")]
-    return found
+    return parts[0]
 
 
 def look(
@@ -742,8 +742,9 @@ def read_history(
     now: pd.Timestamp,
 ) -> pd.DataFrame:  # sensor_id, value_type, ts (end of its ten minutes), value: good ones of two days
     "Read the last two days of some sensors on the grid of the forecasts."
-    parts = [pd.DataFrame({"sensor_id": [], "value_type": [], "ts": pd.to_datetime([], utc=True), "value": []})]
-    for kind, sensor_id in {(kind, sensor_id): 0 for kind, ids in sensor_ids.items() for sensor_id in ids}:
+    types = {"sensor_id": "int64", "value_type": "object", "ts": "datetime64[ns, UTC]", "value": "float64"}
+    parts = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})]
+    for kind, sensor_id in dict.fromkeys((kind, sensor_id) for kind, ids in sensor_ids.items() for sensor_id in ids):
         readings = store.series(sensor_id, kind, now - 2 * DAY, now + pd.Timedelta("1s"))
         for name, grid in to_grids(readings.assign(sensor_id=sensor_id), now - 2 * DAY, now).items():
             ends = grid.start_s + STEP_S * np.arange(1, grid.steps + 1)
@@ -810,10 +811,10 @@ def forecast_text(
     pairs = newest.forecasts[["sensor_id", "value_type"]]
     offered = pick_series(history.merge(pairs)) or pick_series(newest.forecasts)
     chosen = asked or (offered[0] if offered else None)
-    parts = [read_forecasts(store, newest, [chosen])] if chosen else []
-    parts.append(newest.forecasts.merge(pd.DataFrame(offered, columns=["sensor_id", "value_type"])))
-    full = [part for part in parts if len(part)] or parts[:1]
-    forecasts = pd.concat(full, ignore_index=True).drop_duplicates([*FORECAST_KEY])
+    forecasts = newest.forecasts[pd.MultiIndex.from_frame(pairs).isin(offered)]
+    if chosen:
+        parts = [part for part in (read_forecasts(store, newest, [chosen]), forecasts) if len(part)]
+        forecasts = pd.concat(parts or [forecasts], ignore_index=True).drop_duplicates([*FORECAST_KEY])
     return forecast_section(history, forecasts, chosen, dark=dark, next_run=outlook.next_run, note=outlook.note)
 
 # %% ../nbs/17g_fans.ipynb #ecf86b6b
