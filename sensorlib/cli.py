@@ -462,7 +462,7 @@ def _demo_source(arguments: Arguments, feed_url: str) -> list[str]:
 
 
 def demo(arguments: Arguments) -> int:
-    "Run the whole system on this machine: from the feed to a page with readings and forecasts."
+    "Run the whole system on this machine."
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts `demo &` with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
 
@@ -540,7 +540,7 @@ def _command(commands: Any, run: Callable[[Arguments], int], settings: str = "",
 def _add_system(commands: Any) -> None:
     "Add what runs on one machine."
     added = _command(commands, demo)
-    added.description = f"{demo.__doc__} {DEMO_HELP}"
+    added.epilog = DEMO_HELP
     choice = f"{SOURCE_HELP}; default: live, or simulate where the feed does not answer"
     added.add_argument("--source", nargs="+", default=[], help=choice)
     added.add_argument("--minutes", type=float, help="end after so many minutes; default: at Ctrl-C, or with the files")

@@ -573,7 +573,7 @@ def nothing_yet(
     first = rows["ts"].min()
     return f"Nothing to compare yet: the first moment that was forecast is {first:%H:%M} UTC; a later run looks at it."
 
-
+# %% ../nbs/17g_fans.ipynb #2cab0c22
 def series_html(
     history: pd.DataFrame,  # `sensor_id, value_type, ts, value` of many series
     forecasts: pd.DataFrame,  # Forecasts of many series
@@ -857,7 +857,7 @@ forecastDark.addEventListener("change", refreshForecast);
 refreshForecast();
 """
 
-
+# %% ../nbs/17g_fans.ipynb #22d1f226
 def forecast_block(
     outlook: Callable[[], Outlook] = Outlook,  # Asked at each request, from the thread of the request
 ) -> Block:  # For `serve_page`

@@ -451,7 +451,7 @@ def start_job(
     ]
     return start_part(name, words, logs, _environment(settings), out=logs / f"{name}.out", nice=10)
 
-
+# %% ../nbs/19_local.ipynb #c38aa29e
 def _sweep(job: Part) -> None:
     "Kill what a job left behind in its process group."
     with suppress(ProcessLookupError, PermissionError):
@@ -555,7 +555,7 @@ class Tally:
     failed: int = 0
     last: Mapping[str, Any] = field(default_factory=dict)  # What the newest run said, or its error
 
-
+# %% ../nbs/19_local.ipynb #d61ae99d
 @dataclass
 class Schedule:
     "Jobs over a running system; use it in a `with`."
