@@ -553,7 +553,11 @@ class Tally:
 
     runs: int = 0
     failed: int = 0
-    last: Mapping[str, Any] = field(default_factory=dict)  # What the newest run said, or its error
+    last: Mapping[str, Any] = field(default_factory=dict)  # What the newest run said, or nothing but its error
+
+    def trouble(self) -> str:
+        "Why the newest run failed; empty when it did not."
+        return str(self.last["error"]) if self.failed and set(self.last) == {"error"} else ""
 
 # %% ../nbs/19_local.ipynb #d61ae99d
 @dataclass
@@ -597,7 +601,7 @@ class Schedule:
 
     def troubles(self) -> list[str]:
         "Jobs whose newest run failed, in words."
-        failing = {name: tally.last.get("error") for name, tally in self.tallies.items() if tally.failed}
+        failing = {name: tally.trouble() for name, tally in self.tallies.items()}
         return [f"job {name} failed: {error}" for name, error in failing.items() if error]
 
     def stop(self) -> None:
@@ -626,17 +630,14 @@ def _plan_training(jobs: Schedule, now: datetime) -> None:
         before = _newest_training(jobs.system.folder / "runs")
         jobs.due["train"] = max(now, before + _DAY) if before else now
     has_model = any(Path(jobs.system.settings.models).glob("*/*/manifest.json"))
-    jobs.note = model_note(
-        days, has_model, can_train, jobs.due.get("train"), jobs.tallies["train"].last.get("error", "")
-    )
+    jobs.note = model_note(days, has_model, can_train, jobs.due.get("train"), jobs.tallies["train"].trouble())
 
 
 def _note_end(jobs: Schedule, job: Part, end: JobEnd, now: datetime) -> None:
     "Count a run that has ended, tell its failure once, and plan what follows."
     tally = jobs.tallies[job.name]
-    told = f"job {job.name} failed: {end.error}"
-    if end.error and told not in jobs.troubles():
-        jobs.say(told)
+    if end.error and not tally.trouble():  # once, and not again until a run went well
+        jobs.say(f"job {job.name} failed: {end.error}")
     tally.runs, tally.failed = tally.runs + 1, tally.failed + bool(end.error)
     tally.last = {"error": end.error} if end.error else end.result
     if job.name == "predict":
