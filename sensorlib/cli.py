@@ -507,35 +507,51 @@ def demo(arguments: Arguments) -> int:
 
     import webbrowser
 
+    from sensorlib.fans import Outlook, forecast_block, write_forecasts
     from sensorlib.figures import save_page, serve_page
-    from sensorlib.local import Books, Display, local_system, run_demo
+    from sensorlib.local import Books, Display, Schedule, local_system, run_demo
     from sensorlib.local import report as told
 
     folder: Path = arguments.dir
     source = _demo_source(arguments, load_settings().feed_url)
+    goes_on = source in (["live"], ["simulate"])
     latest: dict[str, Any] = {"source": " ".join(source), "since": format_time(datetime.now(UTC)), "messages": []}
-    with Display(quiet=arguments.json) as display, local_system(folder, display.say) as system:
+    with (
+        Display(quiet=arguments.json) as display,
+        local_system(folder, display.say) as system,
+        Schedule(system, display.say) as jobs,
+    ):
 
         def watch(books: Books) -> None:
             "Show the books on the terminal and the page."
-            latest.update(told(system, books))
+            latest.update(told(system, books, jobs.told()), messages=jobs.troubles())
             display.show(latest)
 
-        page = serve_page(system.settings.store, lambda: latest)
+        block = forecast_block(lambda: Outlook(jobs.next_run, jobs.note, jobs.ended))
+        page = serve_page(system.settings.store, lambda: latest, block=block)
         try:
             display.say(f"page: {page.url}")
             if not arguments.no_browser:
                 webbrowser.open(page.url)
             scrape_arguments = ["--source", *source, "--sensors", str(arguments.sensors)]
-            result = told(system, run_demo(system, scrape_arguments, watch, arguments.minutes))
+            books = run_demo(system, scrape_arguments, watch, arguments.minutes, jobs if goes_on else None)
+            result = told(system, books, jobs.told())
         finally:
             page.close()
         kept = save_page(system.store, {**latest, **result}, folder / "page.html")
-    _print_result(arguments, {**result, "page": str(kept.resolve())})
+        forecasts = write_forecasts(system.store, folder / "forecasts.html")
+    pages = {"page": str(kept.resolve()), "forecasts_page": str(forecasts.resolve())}
+    runs = {name: f"{job['runs']} runs, {job['failed']} failed" for name, job in result["jobs"].items()}
+    _print_result(arguments, {**result, **({} if arguments.json else {"jobs": runs}), **pages})
     return 0 if result["lost"] == 0 else 1
 
 
 SOURCE_HELP = "live, simulate, or files and folders to replay once"
+DEMO_HELP = (
+    "It starts Kafka, Redis, Flink, the scraper, the collector and the page, and ends them together. "
+    "Of a source that goes on, forecasts are made (run predict) and compared with what came (run verify) every ten minutes, "
+    "and a model is trained (run train) once a day where TensorFlow is installed and the store holds enough days."
+)
 STATUS_HELP = "file that gets the counts as JSON after each step"
 
 
@@ -563,6 +579,7 @@ def _command(commands: Any, run: Callable[[Arguments], int], settings: str = "",
 def _add_system(commands: Any) -> None:
     "Add what runs on one machine."
     added = _command(commands, demo)
+    added.epilog = DEMO_HELP
     choice = f"{SOURCE_HELP}; default: live, or simulate where the feed does not answer"
     added.add_argument("--source", nargs="+", default=[], help=choice)
     added.add_argument("--minutes", type=float, help="end after so many minutes; default: at Ctrl-C, or with the files")

@@ -7,8 +7,9 @@ __all__ = ['log', 'LIGHT', 'DARK', 'Area', 'WORLD', 'SCALES', 'PAGE_HTML', 'PAGE
            'LOOPBACK', 'Theme', 'dress', 'outlines', 'grid_lines', 'base_map', 'map_style', 'Scale', 'colour_ticks',
            'fit_view', 'describe', 'format_value', 'map_points', 'value_marker', 'map_figure', 'break_gaps',
            'value_range', 'panel_traces', 'series_figure', 'stages_of', 'stages_figure', 'completeness_figure',
-           'completeness_page', 'Answer', 'one_of', 'whole', 'answer_map', 'answer_series', 'fixed_pages', 'answer',
-           'PageHandler', 'PageHTTPServer', 'pack', 'PageServer', 'lend', 'serve_page', 'flat_figure', 'save_page']
+           'completeness_page', 'Block', 'Answer', 'one_of', 'whole', 'answer_map', 'answer_series', 'fixed_pages',
+           'answer', 'PageHandler', 'PageHTTPServer', 'pack', 'PageServer', 'lend', 'serve_page', 'flat_figure',
+           'save_page']
 
 # %% ../nbs/16_figures.ipynb #d58dd3a5
 import gzip
@@ -663,6 +664,7 @@ function choose(changes) {
   const kept = { value_type: state.type };
   if (state.sensor) Object.assign(kept, { sensor: state.sensor, kind: state.kind });
   window.history.replaceState(null, "", "#" + new URLSearchParams(kept));
+  if ("sensor" in changes) document.dispatchEvent(new Event("chosen"));
   refresh();
 }
 function perMinute(name, total) {
@@ -781,6 +783,20 @@ refresh();
 """
 PAGE_JS = _PAGE_STATE_JS + _PAGE_DRAW_JS + _PAGE_LOOP_JS
 
+# %% ../nbs/16_figures.ipynb #9c0f18d1
+Query = dict[str, list[str]]
+Reader = Callable[[], AbstractContextManager[Store]]  # Gives a store for the time of one answer
+
+
+@dataclass(frozen=True)
+class Block:
+    "A part of the page that another module brings."
+
+    html: str  # Stands above the footer
+    css: str
+    js: str
+    answer: Callable[[Query, Reader], str]  # HTML for `GET /forecast`; raises SettingError for what cannot be asked
+
 # %% ../nbs/16_figures.ipynb #52882a8e
 @dataclass(frozen=True)
 class Answer:
@@ -789,10 +805,7 @@ class Answer:
     code: int  # HTTP status
     media: str  # Content type
     body: bytes
-
-
-Query = dict[str, list[str]]
-Reader = Callable[[], AbstractContextManager[Store]]  # Gives a store for the time of one answer
+    fixed: bool = False  # Never changes while the page is served
 
 
 def one_of(
@@ -860,13 +873,16 @@ def answer_series(
 
 # %% ../nbs/16_figures.ipynb #6e7b746e
 @cache
-def fixed_pages() -> dict[str, tuple[str, bytes]]:  # Address to content type and content
+def fixed_pages(
+    block: Block | None = None,
+) -> dict[str, tuple[str, bytes]]:  # Address to content type and content
     "What the server hands out unchanged."
+    html, css, js = (block.html, block.css, block.js) if block else ("", "", "")
     known = [{"name": v.name, "kind": v.kind, "unit": v.unit, "label": v.label} for v in VALUE_TYPES.values()]
     texts = {
-        "/": ("text/html", PAGE_HTML),
-        "/page.css": ("text/css", PAGE_CSS),
-        "/page.js": ("text/javascript", PAGE_JS),
+        "/": ("text/html", PAGE_HTML.replace("<footer>", f"{html}<footer>")),
+        "/page.css": ("text/css", PAGE_CSS + css),
+        "/page.js": ("text/javascript", PAGE_JS + js),
         "/plotly.min.js": ("text/javascript", get_plotlyjs()),
         "/outlines": ("application/json", json.dumps(base_map(), ensure_ascii=False, separators=(",", ":"))),
         "/value-types": ("application/json", json.dumps(known, ensure_ascii=False)),
@@ -878,26 +894,29 @@ def answer(
     target: str,  # Path and query, as the browser sends them
     reader: Reader,
     status: Callable[[], dict[str, Any]],  # Counts and latency of the running system
+    block: Block | None = None,  # As on the page that asks
 ) -> Answer:
     "Answer one request of the page."
     parts = urlsplit(target)
     query = parse_qs(parts.query, keep_blank_values=True)
     figures = {"/figure/map": answer_map, "/figure/series": answer_series}
-    if parts.path in fixed_pages():
-        return Answer(200, *fixed_pages()[parts.path])
-    code = 200
+    if parts.path in fixed_pages(block):
+        return Answer(200, *fixed_pages(block)[parts.path], fixed=True)
+    code, media = 200, "application/json"
     try:
         if parts.path in figures:
             text = str(figures[parts.path](query, reader).to_json())
         elif parts.path == "/status":
             text = json.dumps(status())
+        elif parts.path == "/forecast" and block:
+            text, media = block.answer(query, reader), "text/html"
         else:
             code, text = 404, json.dumps({"error": f"there is no {parts.path} here; the page is at /"})
     except SettingError as error:
         code, text = 400, json.dumps({"error": str(error)})
     except StoreError as error:
         code, text = 503, json.dumps({"error": f"The store cannot be read: {error}"})
-    return Answer(code, "application/json; charset=utf-8", text.encode())
+    return Answer(code, f"{media}; charset=utf-8", text.encode())
 
 # %% ../nbs/16_figures.ipynb #84ba8aa3
 POLICY = (
@@ -924,7 +943,7 @@ class PageHandler(BaseHTTPRequestHandler):
         else:
             found = self.respond(self.path)
         packed = "gzip" in self.headers.get("Accept-Encoding", "")
-        body = pack(found.body) if packed else found.body
+        body = pack(found) if packed else found.body
         self.send_response(found.code)
         headers = {"Content-Type": found.media, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
         safe = {
@@ -957,11 +976,10 @@ def _pack_once(body: bytes) -> bytes:
 
 
 def pack(
-    body: bytes,
-) -> bytes:  # The same, as gzip
+    found: Answer,
+) -> bytes:  # Its body, as gzip
     "Compress an answer; what never changes is compressed once."
-    fixed = any(body is content for _, content in fixed_pages().values())
-    return _pack_once(body) if fixed else gzip.compress(body, 1)
+    return _pack_once(found.body) if found.fixed else gzip.compress(found.body, 1)
 
 
 @dataclass(frozen=True)
@@ -994,10 +1012,11 @@ def serve_page(
     status: Callable[[], dict[str, Any]],  # Counts at each stage, latency, source and messages of the running system
     host: str = "127.0.0.1",
     port: int = 0,  # 0: any free port
+    block: Block | None = None,  # One more part of the page
 ) -> PageServer:  # `.url` and `.close()`
     "Serve the live page from a thread."
     reader: Reader = (lambda: closing(open_store(store))) if isinstance(store, str) else partial(lend, store, Lock())
-    handler = partial(PageHandler, partial(answer, reader=reader, status=status), host)
+    handler = partial(PageHandler, partial(answer, reader=reader, status=status, block=block), host)
     server = PageHTTPServer((host, port), handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="page", daemon=True)
     thread.start()

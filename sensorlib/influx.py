@@ -495,7 +495,7 @@ def _wide_forecasts(
     return both.assign(**{name: np.rint(both[name] * 1000) for name in FORECAST_VALUES}, **names)
 
 # %% ../nbs/08c_influx.ipynb #d8967286
-_FLUX_FORECASTS = f"""{_FROM} |> filter(fn: (r) => r._measurement == _kind and r.sensor_id =~ /ENDING$/ and WHICH)
+_FLUX_FORECASTS = f"""{_FROM} |> filter(fn: (r) => r._measurement == _kind and r.sensor_id =~ /SENSORS$/ and WHICH)
     |> group()"""
 _NOT_MODELS, _MODELS = "r._field !~ /_model$|^issued$/", "r._field =~ /_model$/"
 _RENAMED = ' |> rename(columns: {_value: "model"})'
@@ -517,15 +517,24 @@ class InfluxForecasts(InfluxBucket):
 
     def forecasts(self, kind: str, since: datetime, until: datetime, endings: str = DIGITS) -> pd.DataFrame:
         "Forecasts of moments in [since, until), of sensors whose id ends in one of these digits: FORECAST_COLUMNS."
-        found = pd.concat([self._tenth(kind, (since, until), digit) for digit in endings])
+        return self._once([self._forecasts(kind, (since, until), digit) for digit in endings])
+
+    def forecast_series(self, sensor_ids: Sequence[int], kind: str, since: datetime, until: datetime) -> pd.DataFrame:
+        "Forecasts of moments in [since, until), of these sensors: FORECAST_COLUMNS."
+        wanted = "|".join(str(int(sensor_id)) for sensor_id in sensor_ids)
+        return self._once([self._forecasts(kind, (since, until), f"^({wanted})")])
+
+    def _once(self, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        "Each forecast once, in the order of its key."
+        found = pd.concat(parts)
         # A sensor that moved has the forecasts of one moment under both places: the one that was observed counts
         found = found.sort_values("observed", na_position="first", kind="stable")
         found = found.drop_duplicates(list(FORECAST_KEY), keep="last")
         return found.sort_values(list(FORECAST_KEY), ignore_index=True)
 
-    def _tenth(self, kind: str, span: tuple[datetime, datetime], digit: str) -> pd.DataFrame:
+    def _forecasts(self, kind: str, span: tuple[datetime, datetime], sensors: str) -> pd.DataFrame:
         reader = self._reader_of(replace(self._address, bucket=FORECASTS))
-        query, columns = _FLUX_FORECASTS.replace("ENDING", digit), ("_time", "_field", *_FORECAST_TAGS)
+        query, columns = _FLUX_FORECASTS.replace("SENSORS", sensors), ("_time", "_field", *_FORECAST_TAGS)
         numbers, models = query.replace("WHICH", _NOT_MODELS), query.replace("WHICH", _MODELS) + _RENAMED
         rows = reader.ask(numbers, (*columns, "_value"), span, _kind=kind)
         return typed_forecasts(_wide_forecasts(rows, reader.ask(models, (*columns, "model"), span, _kind=kind)))

@@ -92,6 +92,9 @@ class Store(ReadingStore, Protocol):
         Only of sensors whose id ends in one of these digits.
         """
 
+    def forecast_series(self, sensor_ids: Sequence[int], kind: str, since: datetime, until: datetime) -> pd.DataFrame:
+        "Forecasts of moments in [since, until), of these sensors alone: FORECAST_COLUMNS, in the order of their key."
+
     def days(self) -> list[Day]:
         "Days that have, or had, readings, each kind for itself, and what their averages know of them, oldest first."
 

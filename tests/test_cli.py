@@ -332,6 +332,7 @@ def test_doctor_says_what_is_here_and_what_is_missing(capsys: pytest.CaptureFixt
     assert [name for name, found in told["found"].items() if found is None] == told["missing"]
     assert told["found"]["the feed"] == "6"
     assert told["found"]["Python 3.11"] == sys.version.split()[0]
+    assert {"papermill", "onnxruntime"} <= set(told["found"])
     assert code == int(bool(set(told["missing"]) & {"Java", "Kafka's jars", "Flink", "plotly"}))
 
 

@@ -186,9 +186,11 @@ def test_a_file_is_replayed_once_however_often_it_is_given(start: Start, tmp_pat
     assert (told["fetched"], told["raw"], told["repeated"]) == (len(content.records), len(content.records), 0)
     assert (faults(told), on_topics(told)) == (NO_FAULTS, values)
     assert 0 < told["p50_s"] <= told["p99_s"]
-    links = links_of(Path(told["page"]))
-    assert "script" in links.tags
-    assert not [target for target in links.targets if re.match("(https?:)?//", target)]
+    for page in ("page", "forecasts_page"):
+        links = links_of(Path(told[page]))
+        assert "script" in links.tags
+        assert not [target for target in links.targets if re.match("(https?:)?//", target)]
+    assert told["jobs"] == {name: {"runs": 0, "failed": 0, "last": {}} for name in ("predict", "train", "verify")}
 
     second = start(tmp_path, "--source", file)
     assert finished(second) == 0, second.said
@@ -244,9 +246,15 @@ def test_ctrl_c_ends_a_demo_in_order_and_keeps_the_data(three: list[Demo]) -> No
     demo = three[0]
     pages = [demo.ask(target) for target in ("/", "/figure/map?value_type=P2")]
     assert [page.status_code for page in pages] == [200, 200]
+    wait_until(lambda: "predict" in demo.said or (demo.folder / "data" / "logs" / "predict.log").exists(), 60, demo)
+    forecast = demo.ask("/forecast?dark=1")
+    assert (forecast.status_code, forecast.text.startswith("<h2>Forecasts</h2>")) == (200, True)
     demo.interrupt()
     assert finished(demo, 60) == 0, demo.said
     assert faults(demo.result) == NO_FAULTS
+    assert {name: sorted(told) for name, told in demo.result["jobs"].items()} == {
+        name: ["failed", "last", "runs"] for name in ("predict", "train", "verify")
+    }
     store = open_store(f"sqlite:///{demo.folder / 'data' / 'readings.db'}")
     assert sum(store.counts().values()) == demo.result["stored"] > 0
     now = datetime.now(UTC)

@@ -2,6 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,29 +17,40 @@ import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
 
-from sensorlib.core import VALUE_TYPES
+from sensorlib.core import VALUE_TYPES, Reading, SettingError
 from sensorlib.fans import (
     FEW,
     FORECAST_JS,
+    FORECAST_LIVE_JS,
+    Outlook,
     ahead,
+    asked_series,
     band_outline,
+    candidates,
     compare,
+    compared_horizon,
     fan,
     figure_html,
+    forecast_block,
     forecast_page,
     forecast_section,
     legend_html,
+    look,
     maker,
     pick_series,
+    read_forecasts,
+    read_history,
     reliability,
     skill_html,
     skill_map,
     skill_table,
     verdict,
     waiting,
+    write_forecasts,
     yesterday,
 )
-from sensorlib.figures import DARK, LIGHT, PAGE_CSS
+from sensorlib.figures import DARK, LIGHT, PAGE_CSS, serve_page
+from sensorlib.store import Store, open_store
 
 NOON = pd.Timestamp("2026-03-02 12:00", tz="UTC")
 HORIZONS_MIN = (10, 30, 60, 120, 180, 360, 540, 720, 1080, 1440)
@@ -386,3 +402,193 @@ def test_every_value_type_is_drawn_with_its_unit() -> None:
         figure = fan(history(), forecasts(value_type=name), 1, name)
         assert f"[{VALUE_TYPES[name].unit}]" in figure.layout.title.text
         assert figure.layout.yaxis.title.text == f"[{VALUE_TYPES[name].unit}]"
+
+
+def reading(sensor_id: int, minute: float, value: float, value_type: str = "P2", qc: int = 0) -> Reading:
+    "A reading so long after noon."
+    ts = (NOON + pd.Timedelta(minutes=minute)).to_pydatetime()
+    return Reading(sensor_id, ts, VALUE_TYPES[value_type].kind, value_type, value, qc)
+
+
+class Watched:
+    "A store that refuses to read all of everything, and counts the series that it reads."
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.series_read = store, 0
+
+    def __getattr__(self, name: str) -> Any:
+        assert name not in ("readings", "counts", "averages"), f"{name} reads all sensors"
+        return getattr(self.store, name)
+
+    def series(self, *which: Any) -> pd.DataFrame:
+        self.series_read += 1
+        return self.store.series(*which)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Watched]:
+    "An empty store."
+    with closing(open_store(f"sqlite:///{tmp_path / 'readings.db'}")) as opened:
+        yield Watched(opened)
+
+
+def fill(store: Watched, sensors: int = 60) -> None:
+    "A day of forecasts of P2 and of noise, and readings each ten minutes, a minute before they count."
+    for sensor_id in range(1, sensors + 1):
+        store.write_forecasts(forecasts(sensor_id=sensor_id).assign(place=f"Place {sensor_id}"))
+        store.write([reading(sensor_id, -10 * n - 1, float(n)) for n in range(150 if sensor_id < 3 else 1)])
+    store.write_forecasts(forecasts(sensor_id=500, value_type="noise_LAeq", model="damped"))
+    store.write([reading(500, -10 * n - 1, 50.0, "noise_LAeq") for n in range(20)])
+
+
+def test_the_newest_of_a_store_is_found_without_reading_it_all(store: Watched) -> None:
+    fill(store, 8)
+    store.write([reading(99, 4, 1.0)])
+    newest = look(store)
+    assert (newest.now, newest.issued) == (NOON + pd.Timedelta("4min"), NOON)
+    assert len(newest.forecasts) == 9
+    assert candidates(newest) | {"noise": [500]} == {
+        "temperature": [], "humidity": [], "pressure": [], "particulates": [1, 2, 3, 4], "noise": [500],
+    }  # fmt: skip
+    lonely = replace(newest, forecasts=newest.forecasts[:0])
+    assert (lonely.issued, candidates(lonely)["particulates"]) == (None, [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("age", "found"), [("15min", 1), ("3h", 1), ("7h", 0)])
+def test_forecasts_count_as_newest_for_six_hours(store: Watched, age: str, found: int) -> None:
+    one = forecasts()
+    store.write_forecasts(one[one["issued"] == NOON])
+    store.write([Reading(1, (NOON + pd.Timedelta(age)).to_pydatetime(), "particulates", "P2", 1.0)])
+    assert len(look(store).forecasts) == found
+
+
+def test_a_value_of_the_history_stands_at_the_end_of_its_ten_minutes(store: Watched) -> None:
+    store.write(
+        [reading(1, minute, value) for minute, value in ((-20, 1.0), (-16, 3.0), (-11, 2.0), (-1, 9.0), (0, 7.0))]
+    )
+    store.write([reading(1, -5, 999.9, qc=2), reading(1, -5, 5.0, "P1")])
+    past = read_history(store, {"particulates": [1]}, NOON)
+    rows = [(name, (ts - NOON) / pd.Timedelta("1min"), value) for _, name, ts, value in past.itertuples(index=False)]
+    assert sorted(rows) == [("P1", 0, 5.0), ("P2", -10, 2.0), ("P2", 0, 9.0)]
+    assert read_history(store, {"noise": [1]}, NOON).columns.tolist() == ["sensor_id", "value_type", "ts", "value"]
+
+
+def test_skill_is_of_a_sample_and_the_future_of_the_chosen_alone(store: Watched) -> None:
+    fill(store)
+    rows = read_forecasts(store, look(store), [(1, "P2")])
+    assert rows["sensor_id"].nunique() == 40
+    assert rows[rows["ts"] > NOON]["sensor_id"].unique().tolist() == [1]
+    assert not rows.duplicated(["sensor_id", "value_type", "ts", "horizon_min"]).any()
+
+
+@pytest.mark.parametrize(
+    ("horizons", "shown"), [([10, 30, 60, 120], 60), ([10, 30], 30), ([120, 180], 120), ([], None)]
+)
+def test_the_longest_horizon_up_to_an_hour_that_was_compared_is_shown(horizons: list[int], shown: int | None) -> None:
+    rows = forecasts()
+    rows["observed"] = rows["observed"].where(rows["horizon_min"].isin(horizons))
+    assert compared_horizon(rows, 60) == shown
+
+
+def test_before_anything_was_compared_there_is_one_figure_and_no_table() -> None:
+    part = forecast_section(history(), forecasts().assign(observed=np.nan), (1, "P2"), dark=False)
+    assert [part.count(tag) for tag in ("<figure>", "<table", "Nothing to compare yet")] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("", None), ("103-noise_LAeq", (103, "noise_LAeq")), ("9999999999999-P2", (9999999999999, "P2"))]
+)  # fmt: skip
+def test_a_query_names_a_series(text: str, found: tuple[int, str] | None) -> None:
+    assert asked_series({"series": [text]}) == found
+
+
+@pytest.mark.parametrize("text", ["x", "1", "1-", "-P2", "1-P9", "1-P2-", "0-P2", "1;-P2", "9" * 5000 + "-P2"])
+def test_a_series_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"sensor is|value type of the series is"):
+        asked_series({"series": [text]})
+
+
+def test_the_block_shows_the_series_that_is_asked_for_and_says_why_there_is_no_model(store: Watched) -> None:
+    fill(store, 5)
+    block = forecast_block(lambda: Outlook(note="No <model> yet."))
+    text = block.answer({"series": ["500-noise_LAeq"], "dark": ["1"]}, lambda: closing(store))
+    assert re.findall("<article data-series='(.*?)'", text) == ["500-noise_LAeq"]
+    assert [next(iter(figure)) for figure in figures_of(text)] == ["dark", "dark"]
+    assert "<p class='note'>No &lt;model&gt; yet.</p>" in text
+    assert re.findall("<option value='(.*?)'", text)[0] == "1-P2"
+    first = block.answer({}, lambda: closing(store))
+    assert re.findall("<article data-series='(.*?)'", first) == ["1-P2"]
+    other = block.answer({"series": ["77-P1"]}, lambda: closing(store))
+    assert "No forecast of sensor 77 · PM10" in other
+
+
+def test_an_empty_store_says_when_the_next_forecast_comes(store: Watched) -> None:
+    outlook = Outlook(datetime(2026, 3, 2, 12, 11), "No model yet.")
+    text = forecast_block(lambda: outlook).answer({}, lambda: closing(store))
+    assert "the next run, at 12:11 UTC, makes one. No model yet." in text
+
+
+def test_a_text_is_kept_until_something_new_can_be_in_it(store: Watched) -> None:
+    fill(store, 5)
+    ended = [0]
+    block = forecast_block(lambda: Outlook(ended=ended[0]))
+
+    def series_read(**query: str) -> int:
+        "Series that one answer reads from the store."
+        before = store.series_read
+        block.answer({name: [value] for name, value in query.items()}, lambda: closing(store))
+        return store.series_read - before
+
+    reads = [series_read(dark="0"), series_read(dark="0"), series_read(dark="1"), series_read(dark="0")]
+    assert [number > 0 for number in reads] == [True, False, True, False]
+    ended[0] = 1
+    assert series_read(dark="0") > 0
+    late = forecasts().tail(1)
+    shift = pd.Timedelta("10min")
+    store.write_forecasts(late.assign(ts=late["ts"] + shift, issued=late["issued"] + shift, observed=np.nan))
+    assert (series_read(dark="0") > 0, series_read(dark="0")) == (True, 0)
+
+
+def test_a_page_of_a_store_works_by_itself_and_one_of_an_empty_store_waits(store: Watched, tmp_path: Path) -> None:
+    assert "class='waiting'" in write_forecasts(store, tmp_path / "empty.html").read_text()
+    fill(store, 5)
+    page = write_forecasts(store, tmp_path / "page.html").read_text()
+    assert page.count("<article") == 5
+    assert "Reliability of the quantiles" in page
+
+
+LISTEN = """
+setTimeout(() => { choose({ type: "noise_LAeq" }); choose({ sensor: "500", kind: "noise" }); }, 4000);
+"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs a chromium to run the script")
+def test_a_sensor_chosen_on_the_map_is_shown_as_a_forecast(store: Watched, tmp_path: Path) -> None:
+    fill(store, 3)
+    block = forecast_block()
+    counts = {"fetched": 1, "raw": 1, "kinds": {}, "other": 0, "dead": 0, "stored": 1, "flagged": 0, "p50_s": None}
+    told = counts | {
+        "lost": 0,
+        "duplicates": 0,
+        "p99_s": None,
+        "source": "x",
+        "since": "2026-03-02T12:00:00Z",
+        "messages": [],
+    }
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    where = f"sqlite:///{tmp_path / 'readings.db'}"
+    doms = []
+    for script in ("", LISTEN):
+        with closing(serve_page(where, lambda: told, block=replace(block, js=block.js + script))) as page:
+            command = [*browser, "--virtual-time-budget=12000", "--dump-dom", page.url]
+            doms.append(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+    shown = [re.findall('<article data-series="(.*?)"', dom) for dom in doms]
+    assert shown == [["1-P2"], ["500-noise_LAeq"]]
+    assert [dom.count('class="main-svg"') > 0 for dom in doms] == [True, True]
+
+
+def test_the_live_script_loads_nothing_from_elsewhere() -> None:
+    assert [word for word in ("http:", "https:", "//cdn", "eval(") if word in FORECAST_JS + FORECAST_LIVE_JS] == []

@@ -18,13 +18,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sensorlib.core import READING_COLUMNS, Reading, StoreError
+from sensorlib.core import READING_COLUMNS, Reading, SettingError, StoreError
 from sensorlib.figures import (
     LIGHT,
     PAGE_CSS,
     PAGE_HTML,
     PAGE_JS,
     SCALES,
+    Block,
+    Query,
+    Reader,
     answer,
     base_map,
     break_gaps,
@@ -252,6 +255,60 @@ def test_page_names_no_other_host_and_parses_no_html() -> None:
         word for word in ("http:", "https:", "//cdn", "innerHTML", "insertAdjacentHTML", "eval(") if word in page
     ] == []
     assert "ODbL 1.0 / DbCL 1.0. Outlines: Natural Earth" in page
+
+
+def block(error: Exception | None = None) -> Block:
+    "A block that says how many sensors have P2, or fails."
+
+    def answered(query: Query, reader: Reader) -> str:
+        "One paragraph."
+        if error:
+            raise error
+        with reader() as store:
+            return f"<p>{query['series'][0]}: {len(store.latest('particulates'))} sensors</p>"
+
+    return Block("<section id='more'></section>", "#more { color: red; }", "startMore();", answered)
+
+
+def test_a_block_joins_the_page_and_answers_in_html() -> None:
+    def get(target: str, with_block: Block | None) -> tuple[int, str, str]:
+        "Code, content type and text."
+        found = answer(target, lambda: closing(MemoryStore(readings())), status, with_block)
+        return found.code, found.media, found.body.decode()
+
+    mine = block()
+    assert get("/forecast?series=7-P2", mine) == (200, "text/html; charset=utf-8", "<p>7-P2: 50 sensors</p>")
+    assert get("/forecast?series=7-P2", None)[0] == 404
+    for path, part in (("/", mine.html + "<footer>"), ("/page.css", mine.css), ("/page.js", mine.js)):
+        assert (get(path, mine)[2].count(part), get(path, None)[2].count(part)) == (1, 0)
+    assert get("/", None)[2] == PAGE_HTML
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (SettingError("series is 'x'"), 400, "series is 'x'"),
+        (StoreError("made.db is locked"), 503, "The store cannot be read: made.db is locked"),
+    ],
+)
+def test_what_a_block_cannot_answer_is_told_like_a_figure(error: Exception, code: int, says: str) -> None:
+    found = answer("/forecast", lambda: closing(MemoryStore(None)), status, block(error))
+    assert (found.code, found.media) == (code, "application/json; charset=utf-8")
+    assert json.loads(found.body) == {"error": says}
+
+
+def test_a_page_with_a_block_is_served_packed_and_under_the_same_policy() -> None:
+    with closing(serve_page(MemoryStore(readings()), status, block=block())) as page:
+        connection = HTTPConnection(urlsplit(page.url).netloc, timeout=30)
+        texts = []
+        for path in ("/page.js", "/page.js", "/forecast?series=1-P2"):
+            connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+            response = connection.getresponse()
+            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+            texts.append(gzip.decompress(response.read()).decode())
+        connection.close()
+    assert texts[0] == texts[1] == PAGE_JS + "startMore();"
+    assert texts[2] == "<p>1-P2: 50 sensors</p>"
 
 
 @pytest.fixture

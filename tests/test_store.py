@@ -424,6 +424,17 @@ def test_forecasts_by_the_last_digits_of_sensors(store: Store) -> None:
     assert store.forecasts("particulates", NOON, NOON + DAY, "37")["sensor_id"].tolist() == [3, 7, 13, 17, 23]
 
 
+def test_forecasts_of_some_sensors_are_those_of_all_without_the_others(store: Store) -> None:
+    rows = [forecast(m, h, sensor_id=n) for n in (3, 13, 130) for m in (0, 10, 15) for h in (10, 60)]
+    rows += [forecast(10, 10, sensor_id=13, value_type="P2"), forecast(10, 10, sensor_id=13, value_type="noise_LAeq")]
+    store.write_forecasts(forecasts_of(*rows))
+    since, until = NOON, NOON + timedelta(minutes=15)
+    every = store.forecasts("particulates", since, until)
+    for ids in ([13], [13, 3, 99], [99], []):
+        found = store.forecast_series(ids, "particulates", since, until)
+        pd.testing.assert_frame_equal(found, every[every["sensor_id"].isin(ids)].reset_index(drop=True))
+
+
 def test_no_forecasts_have_the_same_columns_and_types(store: Store) -> None:
     store.write_forecasts(forecasts_of())
     empty = read_forecasts(store)
