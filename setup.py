@@ -38,12 +38,14 @@ forecast = [*predict, "tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1
 notebooks = [*plots, *jobs, "jupyterlab>=4.4", "nbconvert>=7.16"]
 dev = [
     *local,
+    *forecast,
     *notebooks,
     "execnb==0.1.18",
     "fastcore>=1.12.3,<2",
     "ghapi<2",
     "hypothesis>=6.100",
     "kaleido>=1.0",
+    "lightgbm>=4.5",
     "mypy>=1.15",
     "nbdev==2.4.14",
     "pandas-stubs",
