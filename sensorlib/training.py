@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .baselines import dump_climates, fit_climates, guess
-from .core import SettingError
+from .core import RegistryError, SettingError
 from .evaluate import say_network, trimmed
-from .forecasts import CLIMATE_FILE, MODEL_FILE, answer, compared, load_forecaster
+from .forecasts import CLIMATE_FILE, MODEL_FILE, answer, compared, load_forecaster, run_onnx
 from .grids import Source
 from .network import Network, Recipe, to_onnx, train
 from .registry import About, Registry, publish, refuse
@@ -34,6 +35,21 @@ def _gate_frame(panel: Panel, network: Network, stop: int, registry: Registry) -
     if serving:
         others["serving"] = answer(panel, examples, serving).quantiles[:, :, QUANTILES.index(0.5)]
     return compared(panel, examples, others, say_network(network, panel, examples))
+
+
+_PROBES, _AGREES = 64, 1e-4  # Examples on which both are asked; relative and absolute difference
+
+
+def _exported(panel: Panel, network: Network) -> bytes:
+    "The network as ONNX, after it has given the same answers there."
+    model, examples = to_onnx(network.model), moments(panel, panel.steps - PAST, panel.steps, every=6)
+    examples = examples[np.arange(min(_PROBES, len(examples)))]
+    (past, context), station = inputs(panel, examples), np.zeros(len(examples), "int32")
+    there, here = run_onnx(model)(past, context, station), np.asarray(network.model([past, context, station]))
+    if not np.allclose(there, here, rtol=_AGREES, atol=_AGREES):
+        told = f"differ by up to {np.abs(there - here).max():.2g}, expected {_AGREES:g} of the value"
+        raise RegistryError(f"{panel.kind}: the network and its ONNX file {told}; nothing was published")
+    return model
 
 
 def _judgeable(frame: pd.DataFrame) -> list[str]:
@@ -114,7 +130,7 @@ def train_and_publish(
     )
     if decision.published:
         climates = dump_climates(fit_climates(panel, 0, stop))
-        manifest = publish(registry, kind, {MODEL_FILE: to_onnx(network.model), CLIMATE_FILE: climates}, about)
+        manifest = publish(registry, kind, {MODEL_FILE: _exported(panel, network), CLIMATE_FILE: climates}, about)
     else:
         manifest = refuse(registry, kind, about, decision.reason)
     return Trained(kind, decision.published, manifest.version, decision.reason, frame)
