@@ -53,8 +53,8 @@ class Recipe:
     units: int = 64  # Of the recurrent layer
     piece: int = 12  # Steps of ten minutes that the recurrent layer reads at once
     width: int = 128  # Of the layer that joins everything
-    dropout: float = 0.1
-    epochs: int = 6  # At most; the best on held-out weeks is kept
+    dropout: float = 0.2
+    epochs: int = 10  # At most; the best on held-out weeks is kept
     batches: int = 150  # An epoch
     batch: int = 512  # Examples
     rate: float = 2e-3  # Highest learning rate
