@@ -72,23 +72,33 @@ def yesterday(
 
 # %% ../nbs/17a_baselines.ipynb #ce2f3a7f
 CLIMATE_DAYS, FIT_DAYS = 28, 56
-_ENOUGH_DAYS, _SMOOTH = 5, 7  # Days that a time of the day must have been heard; steps
+_ENOUGH, _BESIDE = (
+    5,
+    3,
+)  # Values that make something usual; steps before and after that count as the same time of the day
+_SERIES_AT_A_TIME = 200
+
+
+def _usual(own: np.ndarray) -> np.ndarray:
+    "Median by time of the day, of whole days (series, days x PAST), to (series, PAST); NaN where little was said."
+    beside = np.pad(own, ((0, 0), (_BESIDE, _BESIDE)), constant_values=np.nan)
+    near = np.stack([beside[:, at : at + own.shape[1]] for at in range(2 * _BESIDE + 1)], axis=1)
+    said = np.sort(near.reshape(len(own), -1, PAST), axis=1)  # NaN last
+    count = (~np.isnan(said)).sum(axis=1)
+    middle = np.maximum(count - 1, 0)
+    pair = [np.take_along_axis(said, at[:, None], axis=1)[:, 0] for at in (middle // 2, (middle + 1) // 2)]
+    return np.where(count >= _ENOUGH, np.mean(pair, axis=0), np.nan)
 
 
 def _profile(own: np.ndarray, start_s: int) -> np.ndarray:
     "Usual value by time of the day (UTC), shape (series + 1, PAST): the last row is for those who are new."
     shift = start_s // STEP_S % PAST
-    padded = np.pad(own, ((0, 0), (shift, -(own.shape[1] + shift) % PAST)), constant_values=np.nan)
-    days = np.sort(padded.reshape(len(own), -1, PAST), axis=1)  # NaN last
-    count = (~np.isnan(days)).sum(axis=1)
-    middle = np.maximum(count - 1, 0)
-    pair = [np.take_along_axis(days, at[:, None], axis=1)[:, 0] for at in (middle // 2, (middle + 1) // 2)]
-    usual = np.where(count >= _ENOUGH_DAYS, np.mean(pair, axis=0), np.nan)
+    days = np.pad(own, ((0, 0), (shift, -(own.shape[1] + shift) % PAST)), constant_values=np.nan)
+    parts = [_usual(days[at : at + _SERIES_AT_A_TIME]) for at in range(0, len(days), _SERIES_AT_A_TIME)]
+    usual = np.concatenate([np.empty((0, PAST)), *parts])
     known = ~np.isnan(usual)
     shared = np.array([np.median(usual[known[:, at], at]) if known[:, at].any() else np.nan for at in range(PAST)])
-    whole = np.vstack([np.where(known, usual, shared), shared])
-    around = np.arange(PAST)[:, None] + np.arange(-(_SMOOTH // 2), _SMOOTH // 2 + 1)
-    return whole[:, around % PAST].mean(axis=2).astype("float32")
+    return np.vstack([np.where(known, usual, shared), shared]).astype("float32")
 
 
 @dataclass(frozen=True)
