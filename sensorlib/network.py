@@ -450,6 +450,7 @@ def to_onnx(
     model: keras.Model,
 ) -> bytes:  # An ONNX file
     "Export a model."
+    model([ops.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs])  # Keras exports what was called
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         model.export(path, format="onnx", verbose=False)
