@@ -83,11 +83,12 @@ def _usual(own: np.ndarray) -> np.ndarray:
     "Median by time of the day, of whole days (series, days x PAST), to (series, PAST); NaN where little was said."
     beside = np.pad(own, ((0, 0), (_BESIDE, _BESIDE)), constant_values=np.nan)
     near = np.stack([beside[:, at : at + own.shape[1]] for at in range(2 * _BESIDE + 1)], axis=1)
+    near = near.reshape(len(own), 2 * _BESIDE + 1, -1, PAST)
+    days = (~np.isnan(near)).any(axis=1).sum(axis=1)
     said = np.sort(near.reshape(len(own), -1, PAST), axis=1)  # NaN last
-    count = (~np.isnan(said)).sum(axis=1)
-    middle = np.maximum(count - 1, 0)
+    middle = np.maximum((~np.isnan(said)).sum(axis=1) - 1, 0)
     pair = [np.take_along_axis(said, at[:, None], axis=1)[:, 0] for at in (middle // 2, (middle + 1) // 2)]
-    return np.where(count >= _ENOUGH, np.mean(pair, axis=0), np.nan)
+    return np.where(days >= _ENOUGH, np.mean(pair, axis=0), np.nan)
 
 
 def _profile(own: np.ndarray, start_s: int) -> np.ndarray:
