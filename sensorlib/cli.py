@@ -423,7 +423,7 @@ def models(arguments: Arguments) -> int:
 
 
 def evaluate(arguments: Arguments) -> int:
-    "Train on the past, test on a time after it, and say how good the forecasts are."
+    "Train on the past, test on a time after it, and say how far off it was."
     from importlib.util import find_spec
 
     from sensorlib.core import KINDS, MissingPart, SettingError
@@ -441,7 +441,7 @@ def evaluate(arguments: Arguments) -> int:
     flags = ("train_from", "train_until", "test_from", "test_until")
     since, until, first, last = (_moment(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in flags)
     source, reference = source_of(arguments.history), find_spec("lightgbm") is not None
-    found, train_s = [], 0.0
+    found, train_s, left_out = [], 0.0, []
     with on_device(arguments.device), _bar(arguments, "steps") as bar:
 
         def watch(done: int, total: int, says: str) -> None:
@@ -452,12 +452,21 @@ def evaluate(arguments: Arguments) -> int:
 
         for kind in kinds:
             bar.reset()
-            test = run(source, kind, until, first, last, since, reference=reference, held_out=arguments.held_out, watch=watch)
+            try:
+                test = run(source, kind, until, first, last, since, reference=reference, held_out=arguments.held_out, watch=watch)
+            except SettingError as error:
+                if arguments.kind:
+                    raise
+                left_out.append(str(error))
+                continue
             if test is not None:
                 found += cells(test)
                 train_s += test.train_s
     if not found:
-        raise SettingError(f"{arguments.history} holds nothing good of {', '.join(kinds)} in that time: choose another")
+        empty = f"{arguments.history} holds nothing good of {', '.join(kinds)} in that time: choose another"
+        raise SettingError("; ".join(dict.fromkeys(left_out)) or empty)
+    for why in left_out:
+        logging.getLogger("sensorlib").warning("left out: %s", why)
     result = summary(found, train_s)
     print(json.dumps(result) if arguments.json else as_text(result))
     return 0
