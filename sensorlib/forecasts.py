@@ -219,6 +219,11 @@ def answer(
     return said
 
 # %% ../nbs/17e_forecasts.ipynb #a4a54654
+def _finite(values: np.ndarray) -> np.ndarray:
+    "The same with NaN for what is infinite: no store keeps it."
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def forecast_panel(
     panel: Panel,  # PAST steps or more; the last one has just ended
     forecaster: Forecaster | None,  # None: without a model
@@ -227,7 +232,7 @@ def forecast_panel(
     examples = moments(panel, panel.steps - 1, panel.steps)
     said = answer(panel, examples, forecaster)
     fan = {name: said.quantiles[:, :, at] for at, name in enumerate(QUANTILE_COLUMNS)}
-    known = {name: said.guesses[name] for name in _UNFITTED}
+    known = {name: _finite(said.guesses[name]) for name in _UNFITTED}
     frame = long_frame(panel, examples, {**fan, **known, "model": said.model})
     frame["ts"] = frame["issued"] + pd.to_timedelta(frame["horizon_min"], unit="min")
     frame["observed"] = np.nan
@@ -338,4 +343,4 @@ def _came(forecasts: pd.DataFrame, grids: Mapping[str, Grid]) -> np.ndarray:
         column = (second[rows] - grid.start_s) // STEP_S - 1
         inside = (grid.sensor_ids[row] == sensor) & (column >= 0) & (column < grid.steps)
         came[rows[inside]] = grid.values[row[inside], column[inside]]
-    return came
+    return _finite(came)
