@@ -56,8 +56,8 @@ def _features(panel: Panel, examples: Moments, logged: bool) -> tuple[np.ndarray
     related = len(channels_of(panel.kind)) - len(COMPANIONS[panel.kind])
     near = to_scale(panel.kind, past[:, :, :related]) if logged else past[:, :, :related]
     last = last_value(near[:, :, 0])
-    others = past[:, PAST - 1 - _LAGS, related:].reshape(len(past), -1)
-    around = (near[:, PAST - 1 - _LAGS, 1:] - last[:, None, None]).reshape(len(past), -1)
+    others = past[:, PAST - 1 - _LAGS, related:].reshape(len(past), len(_LAGS) * len(COMPANIONS[panel.kind]))
+    around = (near[:, PAST - 1 - _LAGS, 1:] - last[:, None, None]).reshape(len(past), len(_LAGS) * (related - 1))
     lon = site_values(panel, examples, "lon").astype("float64")
     hour = (issued_s(panel, examples) / 3600 + lon / 15) % 24
     return np.column_stack([near[:, :, 0] - last[:, None], around, others, last, hour, context]), last
