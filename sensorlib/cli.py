@@ -423,7 +423,7 @@ def models(arguments: Arguments) -> int:
 
 
 def evaluate(arguments: Arguments) -> int:
-    "Train on the past, test on a time after it, and say how good the forecasts are."
+    "Train on the past, test on a time after it, and say how far off it was."
     from importlib.util import find_spec
 
     from sensorlib.core import KINDS, MissingPart, SettingError
@@ -438,10 +438,11 @@ def evaluate(arguments: Arguments) -> int:
     kinds = arguments.kind or KINDS
     if unknown := {*kinds} - {*KINDS}:
         raise SettingError(f"--kind is {', '.join(sorted(unknown))}, expected some of {', '.join(KINDS)}")
-    flags = ("train_from", "train_until", "test_from", "test_until")
-    since, until, first, last = (_moment(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in flags)
+    flags = ("train_until", "test_from", "test_until")
+    until, first, last = (_moment(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in flags)
     source, reference = source_of(arguments.history), find_spec("lightgbm") is not None
-    found, train_s = [], 0.0
+    since = _moment("--train-from", arguments.train_from) if arguments.train_from else _begin(arguments.history, until)
+    found, train_s, left_out = [], 0.0, []
     with on_device(arguments.device), _bar(arguments, "steps") as bar:
 
         def watch(done: int, total: int, says: str) -> None:
@@ -452,15 +453,32 @@ def evaluate(arguments: Arguments) -> int:
 
         for kind in kinds:
             bar.reset()
-            test = run(source, kind, until, first, last, since, reference=reference, held_out=arguments.held_out, watch=watch)
+            try:
+                test = run(source, kind, until, first, last, since, reference=reference, held_out=arguments.held_out, watch=watch)
+            except SettingError as error:
+                if arguments.kind:
+                    raise
+                left_out.append(str(error))
+                continue
             if test is not None:
                 found += cells(test)
                 train_s += test.train_s
     if not found:
-        raise SettingError(f"{arguments.history} holds nothing good of {', '.join(kinds)} in that time: choose another")
+        empty = f"{arguments.history} holds nothing good of {', '.join(kinds)} in that time: choose another"
+        raise SettingError("; ".join(dict.fromkeys(left_out)) or empty)
+    for why in left_out:
+        logging.getLogger("sensorlib").warning("left out: %s", why)
     result = summary(found, train_s)
     print(json.dumps(result) if arguments.json else as_text(result))
     return 0
+
+
+def _begin(history: str, until: datetime) -> datetime:
+    "Begin of the oldest month of a history; of a store, so many days before the end of the training as a job trains on."
+    from datetime import timedelta
+
+    months = sorted(path.name.removeprefix("month=") for path in Path(history).glob("kind=*/month=*"))
+    return _moment("--train-from", f"{months[0]}-01") if months else until - timedelta(days=540)
 
 
 def _model(line: Any) -> dict[str, Any]:
@@ -677,8 +695,8 @@ def _add_models(commands: Any) -> None:
     added = _command(commands, evaluate)
     added.add_argument("--history", required=True, metavar="DIR", help="Parquet history of backfill, or the URL of a store")
     added.add_argument("--kind", nargs="+", metavar="KIND", help="temperature, humidity, pressure, particulates or noise; default: all")
-    day = "a day or a time in UTC such as 2019-04-01"
-    added.add_argument("--train-from", default="2010-01-01", metavar="TIME", help=f"begin of the training, {day}")
+    day, oldest = "a day or a time in UTC such as 2019-04-01", "default: the oldest month of a history, 540 days of a store"
+    added.add_argument("--train-from", metavar="TIME", help=f"begin of the training, {day}; {oldest}")
     added.add_argument("--train-until", required=True, metavar="TIME", help=f"end of the training, {day}")
     added.add_argument("--test-from", required=True, metavar="TIME", help="first moment of issue that is tested")
     added.add_argument("--test-until", required=True, metavar="TIME", help="end of the test")

@@ -56,8 +56,8 @@ def _features(panel: Panel, examples: Moments, logged: bool) -> tuple[np.ndarray
     related = len(channels_of(panel.kind)) - len(COMPANIONS[panel.kind])
     near = to_scale(panel.kind, past[:, :, :related]) if logged else past[:, :, :related]
     last = last_value(near[:, :, 0])
-    others = past[:, PAST - 1 - _LAGS, related:].reshape(len(past), -1)
-    around = (near[:, PAST - 1 - _LAGS, 1:] - last[:, None, None]).reshape(len(past), -1)
+    others = past[:, PAST - 1 - _LAGS, related:].reshape(len(past), len(_LAGS) * len(COMPANIONS[panel.kind]))
+    around = (near[:, PAST - 1 - _LAGS, 1:] - last[:, None, None]).reshape(len(past), len(_LAGS) * (related - 1))
     lon = site_values(panel, examples, "lon").astype("float64")
     hour = (issued_s(panel, examples) / 3600 + lon / 15) % 24
     return np.column_stack([near[:, :, 0] - last[:, None], around, others, last, hour, context]), last
@@ -108,16 +108,17 @@ def _grow(kind: str, rows: _Rows, at: int, logged: bool, leaves: int, trees: int
 # %% ../nbs/17f_evaluate.ipynb #2135dc1b
 def _parts(panel: Panel, number: int, first: int, stop: int) -> tuple[Moments, Moments, Moments]:
     "Examples of one value type: to choose with, to choose by, and to learn from in the end."
-    middle = stop - _CHOICE_DAYS * PAST
+    middle = stop - min(_CHOICE_DAYS * PAST, (stop - first) // 2)
 
     def within(begin: int, end: int, every: int) -> Moments:
-        found = moments(panel, begin, end - PAST, every)
+        found = moments(panel, begin, max(end - PAST, begin), every)
         return found[found.value_type == number]
 
     return within(first, middle, 12), within(middle, stop, 6), within(first, stop, 3)
 
 
 _CHOICE_DAYS = 28
+_FEWEST = _TREES["min_data_in_leaf"]  # Examples, without which no tree grows
 
 
 def _choose(kind: str, rows: Mapping[bool, list[_Rows]]) -> tuple[bool, int]:
@@ -140,17 +141,19 @@ def fit_lightgbm(
     first: int,  # Step
     stop: int,  # Step after the last that may be used, as input and as target
     watch: Callable[[], Any] = lambda: None,  # Told after each horizon
-) -> list[_Trees]:  # One for each of EVALUATED_MIN
+) -> list[_Trees]:  # One for each of EVALUATED_MIN; none where there is too little to learn from
     "Train the reference for one value type."
     number = value_types_of(panel.kind).index(value_type)
     examples = _parts(panel, number, first, stop)
     scales = (False, True) if panel.kind == "particulates" else (False,)
     rows = {logged: [_rows(panel, part, logged) for part in examples] for logged in scales}
+    asked = [HORIZONS_MIN.index(minutes) for minutes in EVALUATED_MIN]
+    if min((~np.isnan(part.came[:, asked])).sum(axis=0).min() for part in rows[False]) < _FEWEST:
+        return []
     logged, leaves = _choose(panel.kind, rows)
     learn, test, everything = rows[logged]
     found = []
-    for minutes in EVALUATED_MIN:
-        at = HORIZONS_MIN.index(minutes)
+    for at in asked:
         best = _grow(panel.kind, learn, at, logged, leaves, _MOST_TREES, test).booster.best_iteration
         found.append(_grow(panel.kind, everything, at, logged, leaves, max(best, 1)))
         watch()
@@ -166,13 +169,28 @@ def say_lightgbm(
     said = np.full((len(examples), len(HORIZONS_MIN)), np.nan)
     for number, value_type in enumerate(value_types_of(panel.kind)):
         mine = np.flatnonzero(examples.value_type == number)
-        if len(mine) and value_type in trees:
+        if len(mine) and trees.get(value_type):
             rows = {
                 logged: _rows(panel, examples[mine], logged) for logged in {one.logged for one in trees[value_type]}
             }
             for minutes, one in zip(EVALUATED_MIN, trees[value_type], strict=True):
                 said[mine, HORIZONS_MIN.index(minutes)] = one.say(rows[one.logged])
     return said
+
+# %% ../nbs/17f_evaluate.ipynb #bdc41788
+def _grow_all(panel: Panel, stop: int, watch: Callable[[int, str], Any]) -> dict[str, list[_Trees]]:
+    "Train the reference for every value type."
+    done, trees = 0, {}
+    for name in panel.channels:
+
+        def grown(name: str = name) -> None:
+            "Count a horizon."
+            nonlocal done
+            done += 1
+            watch(done, f"{name}: LightGBM")
+
+        trees[name] = fit_lightgbm(panel, name, 0, stop, grown)
+    return trees
 
 # %% ../nbs/17f_evaluate.ipynb #c3ea837a
 CHOICE_DAYS = 56  # Before the end of the training, on which it is chosen who serves
@@ -265,6 +283,8 @@ def evaluate(
     if not train_from < train_until <= test_from < test_until:
         told = f"{train_from:%F} to {train_until:%F}, test {test_from:%F} to {test_until:%F}"
         raise SettingError(f"the times are not in order: training {told}; expected the test after the training")
+    if not 0 <= held_out < 1:
+        raise SettingError(f"held_out is {held_out:g}, expected a share of the locations of 0 or more and less than 1")
     recipe = recipe or Recipe()
     grids, sites = read_kinds(source, (kind, *COMPANIONS[kind]), train_from, test_until)
     panel = make_panel(kind, trimmed(grids), sites)
@@ -273,27 +293,22 @@ def evaluate(
     left = strangers(sites.dropna(subset=["location_id"]), held_out) if held_out else np.array([], "int64")
     known = make_panel(kind, without(trimmed(grids), left), sites) if held_out else panel
     stop = panel.step_at(train_until)
+    examples = moments(panel, panel.step_at(test_from), panel.steps - PAST, every=3)
+    examples = only(panel, examples, left) if held_out else examples
+    if not (len(examples) and known.channels):
+        told = f"the test from {test_from:%F} to {test_until:%F} has {len(examples)} moments of issue"
+        wanted = "expected some a day before its end"
+        raise SettingError(f"{kind}: {told}, and {len(known.channels)} value types are left to learn from; {wanted}")
     total = recipe.members * recipe.epochs + (len(known.channels) * len(EVALUATED_MIN) if reference else 0)
     began = time.monotonic()
     network = train(known, 0, stop, recipe, lambda done, says: watch(done, total, f"{kind}: {says}"))
     train_s, done = time.monotonic() - began, recipe.members * recipe.epochs
     climates = fit_climates(known, 0, stop)
     served = choose_served(known, stop, network.held, climates)
-    examples = moments(panel, panel.step_at(test_from), panel.steps - PAST, every=3)
-    examples = only(panel, examples, left) if held_out else examples
     past, _ = inputs(panel, examples)
     guesses = guess(climates, panel, examples, past)
     if reference:
-        trees = {}
-        for name in known.channels:
-
-            def grown(name: str = name) -> None:
-                "Move the bar."
-                nonlocal done
-                done += 1
-                watch(done, total, f"{name}: LightGBM")
-
-            trees[name] = fit_lightgbm(known, name, 0, stop, grown)
+        trees = _grow_all(known, stop, lambda grown, says: watch(done + grown, total, says))
         guesses["lightgbm"] = say_lightgbm(panel, examples, trees)
     frame = compared(panel, examples, guesses, say_network(network, panel, examples), EVALUATED_MIN)
     return Evaluation(frame, served, train_s)
@@ -302,17 +317,22 @@ def evaluate(
 _SHOWN = ("network", "persistence", "daily", "climatology", "damped", "lightgbm")
 
 
+def _finite(value: Any) -> float | None:
+    "A number as JSON knows it."
+    return float(value) if np.isfinite(value) else None
+
+
 def cells(
     found: Evaluation,
-) -> list[dict[str, Any]]:  # value_type, horizon_min, n, mae by competitor, coverage_90, served
+) -> list[dict[str, Any]]:  # value_type, horizon_min, n, mae by competitor, coverage_90, served; None where unknown
     "Summarise a test by value type and horizon."
     scored, made = score(found.forecasts), []
     for row in scored.to_dict("records"):
-        mae = {name: float(row[f"mae_{name}"]) if f"mae_{name}" in row else None for name in _SHOWN}
+        mae = {name: _finite(row.get(f"mae_{name}", np.nan)) for name in _SHOWN}
         cell = {name: row[name] for name in ("value_type", "horizon_min")}
         served = found.served.get(cell["value_type"], {}).get(int(cell["horizon_min"]), "persistence")
         made.append(
-            {**cell, "n": int(row["n"]), "mae": mae, "coverage_90": float(row["coverage_90"]), "served": served}
+            {**cell, "n": int(row["n"]), "mae": mae, "coverage_90": _finite(row["coverage_90"]), "served": served}
         )
     return made
 
@@ -322,7 +342,8 @@ def summary(
     train_s: float,
 ) -> dict[str, Any]:  # What `sensorlib evaluate --json` prints
     "Put the cells of all kinds together."
-    ratios = [cell["mae"]["network"] / cell["mae"]["lightgbm"] for cell in made if cell["mae"]["lightgbm"]]
+    pairs = [(cell["mae"]["network"], cell["mae"]["lightgbm"]) for cell in made]
+    ratios = [network / other for network, other in pairs if network and other]
     pooled = float(np.exp(np.mean(np.log(ratios)))) if ratios else None
     return {"cells": made, "ratio_to_lightgbm": pooled, "train_s": train_s}
 
@@ -335,13 +356,14 @@ def as_text(
     rows = [["value type", "minutes", "n", *names, "in 90 %", "served"]]
     for cell in result["cells"]:
         errors = ["-" if cell["mae"][name] is None else f"{cell['mae'][name]:.3f}" for name in names]
-        told = [f"{100 * cell['coverage_90']:.1f} %", cell["served"]]
+        within = "-" if cell["coverage_90"] is None else f"{100 * cell['coverage_90']:.1f} %"
+        told = [within, cell["served"]]
         rows.append([cell["value_type"], str(cell["horizon_min"]), f"{cell['n']:,}", *errors, *told])
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["mean absolute error of the median, in the unit of the value type"]
     lines += ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     if result["ratio_to_lightgbm"]:
         lines.append(
-            f"network / LightGBM, geometric mean over {len(rows) - 1} cells: {result['ratio_to_lightgbm']:.3f}"
+            f"network / LightGBM, geometric mean over the cells that have both: {result['ratio_to_lightgbm']:.3f}"
         )
     return "\n".join([*lines, f"the networks were trained in {result['train_s']:.0f} s"])

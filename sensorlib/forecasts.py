@@ -142,7 +142,13 @@ def load_forecaster(
             made,
         )
         return None
-    return _forecaster(artefact)
+    try:
+        return _forecaster(artefact)
+    except MissingPart:
+        raise
+    except Exception as error:  # onnxruntime and numpy have their own
+        log.error("model %s/%s cannot be loaded, baselines serve: %s", kind, artefact.manifest.version, error)
+        return None
 
 # %% ../nbs/17e_forecasts.ipynb #424df21d
 DAYS_WITHOUT_MODEL = 3
@@ -205,12 +211,19 @@ def answer(
         said.quantiles[:], said.model[:] = forecaster.run(past, context, station), forecaster.version
     for number, value_type in enumerate(value_types_of(panel.kind)):
         mine = np.flatnonzero(examples.value_type == number)
-        if len(mine) and value_type in climates:
-            _stand_in(said, panel.kind, mine, climates[value_type], served.get(value_type, {}))
+        if value_type not in served or value_type not in climates:
+            said.quantiles[mine] = np.nan  # a network answers whatever it is asked
+        elif len(mine):
+            _stand_in(said, panel.kind, mine, climates[value_type], served[value_type])
     np.clip(said.quantiles, *_ENDS.get(panel.kind, (-np.inf, np.inf)), out=said.quantiles)
     return said
 
 # %% ../nbs/17e_forecasts.ipynb #a4a54654
+def _finite(values: np.ndarray) -> np.ndarray:
+    "The same with NaN for what is infinite: no store keeps it."
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def forecast_panel(
     panel: Panel,  # PAST steps or more; the last one has just ended
     forecaster: Forecaster | None,  # None: without a model
@@ -219,7 +232,7 @@ def forecast_panel(
     examples = moments(panel, panel.steps - 1, panel.steps)
     said = answer(panel, examples, forecaster)
     fan = {name: said.quantiles[:, :, at] for at, name in enumerate(QUANTILE_COLUMNS)}
-    known = {name: said.guesses[name] for name in _UNFITTED}
+    known = {name: _finite(said.guesses[name]) for name in _UNFITTED}
     frame = long_frame(panel, examples, {**fan, **known, "model": said.model})
     frame["ts"] = frame["issued"] + pd.to_timedelta(frame["horizon_min"], unit="min")
     frame["observed"] = np.nan
@@ -236,7 +249,7 @@ class Predicted:
     issued: datetime
     series: int = 0  # A sensor and value type each
     forecasts: int = 0  # Rows written
-    silent: int = 0  # Series that the store knows and that said nothing good in the last hour
+    silent: int = 0  # Series heard in what was read (a day, without a model three), but not in the last hour
     unsure: int = 0  # Series of which nothing could be said yet
     models: dict[str, str | None] = field(default_factory=dict)  # Version by kind; None: without a model
     by_model: dict[str, int] = field(default_factory=dict)  # Rows by who made them
@@ -294,7 +307,7 @@ class Observed:
     "What a run of the live verification did."
 
     compared: int = 0  # Forecasts that now have an observation
-    waiting: int = 0  # Forecasts whose moment has passed, and of which nothing good was heard so far
+    waiting: int = 0  # Forecasts whose moment has passed, and about which nothing good was heard so far
 
 
 def observe(
@@ -302,10 +315,10 @@ def observe(
     now: datetime,
     days: float = 2.0,  # How far back forecasts are still waited for
 ) -> Observed:
-    "Write beside the forecasts of the last days what came."
+    "Write beside the forecasts of the last days what came; a moment is ripe when a whole step has passed since."
     done = Observed()
     for kind in KINDS:
-        forecasts = store.forecasts(kind, now - days * DAY, now)
+        forecasts = store.forecasts(kind, now - days * DAY, now - (STEP_S - 1) * SECOND)
         open_ones = forecasts[forecasts["observed"].isna()]
         if open_ones.empty:
             continue
@@ -330,4 +343,4 @@ def _came(forecasts: pd.DataFrame, grids: Mapping[str, Grid]) -> np.ndarray:
         column = (second[rows] - grid.start_s) // STEP_S - 1
         inside = (grid.sensor_ids[row] == sensor) & (column >= 0) & (column < grid.steps)
         came[rows[inside]] = grid.values[row[inside], column[inside]]
-    return came
+    return _finite(came)

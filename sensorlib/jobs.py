@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'Value', 'job_folder', 'job_names', 'find_job', 'Parameter', 'parameters_of', 'described', 'checked',
-           'secrets_of', 'hidden', 'Result', 'JobRun', 'run_job']
+           'secrets_of', 'hidden', 'Result', 'moving', 'JobRun', 'run_job']
 
 # %% ../nbs/18_jobs.ipynb #0a3d96f0
 import ast
@@ -341,6 +341,21 @@ class _Hiding(logging.Filter):
         "Mask, and let pass."
         record.msg, record.args = hidden(record.getMessage(), self._secrets), None
         return True
+
+# %% ../nbs/18_jobs.ipynb #e1d54e57
+def moving(
+    bar: Any,  # A bar of tqdm
+) -> Callable[
+    [object, str], None
+]:  # Takes how many steps are done, which the bar counts by itself, and what the last one was
+    "Make a watcher that moves a bar by one step and shows what it is told."
+
+    def moved(done: object, says: str) -> None:
+        "Move the bar."
+        bar.set_postfix_str(says, refresh=False)
+        bar.update()
+
+    return moved
 
 # %% ../nbs/18_jobs.ipynb #b258e1f1
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+# %% ../nbs/17b_network.ipynb #6faadb65
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# %% ../nbs/17b_network.ipynb #bf55e020
 import keras
 import numpy as np
 from keras import layers, ops

@@ -5,14 +5,19 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from cities import START, judged, said
 from influx import needed_influxd, running_influxd
 from test_backfill import day_file, put
 
 from sensorlib import cli
+from sensorlib.jobs import checked, find_job, parameters_of
+from sensorlib.sqlite import SqliteStore
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -69,3 +74,21 @@ def test_setting_influxdb_up(tmp_path: Path) -> None:
         )
         do(command, tmp_path, SENSORLIB_INFLUX_TOKEN=server.token)
     assert {file.suffix for file in (tmp_path / "tokens").iterdir()} == {".token"}
+
+
+def test_forecasting(tmp_path: Path) -> None:
+    "Predict, verify and models are run; what trains is asked whether it would take these words."
+    now = datetime.now(UTC)
+    made = said(1.5, 4).assign(ts=lambda frame: frame["ts"] + (now - START - timedelta(days=1.5)))
+    with closing(SqliteStore(tmp_path / "years.db")) as store:
+        store.write(judged(made, 4))
+    for command in commands("Forecast"):
+        words = shlex.split(command)[1:]
+        asked = cli._parser().parse_args(words)
+        if asked.command == "run":
+            checked(asked.job, parameters_of(find_job(asked.job)), dict(asked.given))
+        if words[:2] != ["run", "train"] and asked.command != "evaluate":
+            told = do(command, tmp_path)
+            assert told
+    with closing(SqliteStore(tmp_path / "years.db")) as store:
+        assert len(store.forecasts("temperature", now, now + timedelta(days=2))) > 0
