@@ -101,7 +101,7 @@ def _profile(own: np.ndarray, start_s: int) -> np.ndarray:
     shared = np.array([np.median(usual[known[:, at], at]) if known[:, at].any() else np.nan for at in range(PAST)])
     return np.vstack([np.where(known, usual, shared), shared]).astype("float32")
 
-
+# %% ../nbs/17a_baselines.ipynb #f9b578d4
 @dataclass(frozen=True)
 class Climate:
     "What is usual for the sensors of one value type, and how far off each baseline was."
