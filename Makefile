@@ -60,7 +60,7 @@ notebooks: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --quiet $(NOTEBOOKS)
 	@$(BIN)/nbdev_export
 	@PLOTLY_RENDERER=png $(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN $(NOTEBOOKS)
-	@$(BIN)/python tools/palette.py $(NOTEBOOKS)
+	@$(BIN)/python tools/outputs.py $(NOTEBOOKS)
 	@$(BIN)/nbdev_clean
 
 influxd: $(INFLUXD)
