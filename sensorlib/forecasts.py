@@ -76,7 +76,7 @@ def compared(
 # %% ../nbs/17e_forecasts.ipynb #e2e1774d
 log = logging.getLogger(__name__)
 MODEL_FILE, CLIMATE_FILE = "model.onnx", "climates.npz"
-_AT_A_TIME = 4096
+_AT_A_TIME = 1024  # examples; the network's memory grows with them
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def run_onnx(
         raise MissingPart("forecasts by a model need onnxruntime: pip install 'sensorlib[predict]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # which keeps the largest piece of each kind for ever
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(past: np.ndarray, context: np.ndarray, station: np.ndarray) -> np.ndarray:

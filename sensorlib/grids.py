@@ -153,7 +153,7 @@ def sites_of(
     return newest[[*SITE_COLUMNS]].reset_index(drop=True)
 
 # %% ../nbs/11c_grids.ipynb #aa0f4027
-_LONGEST, _MANY = 31 * DAY, 300_000  # span of a piece; readings of a tenth of the sensors
+_LONGEST, _MANY = 31 * DAY, 100_000  # span of a piece; readings of a tenth of the sensors
 
 
 def _pieces(source: Source, kind: str, since: datetime, until: datetime) -> Iterator[dict[str, Grid]]:

@@ -105,6 +105,7 @@ def publish_untrained(store_url: str, models: str) -> None:
         about = About(
             trained_from=NOW - timedelta(days=9), trained_until=NOW, value_types=value_types_of(kind),
             horizons_min=HORIZONS_MIN, quantiles=QUANTILES, vocabulary={"sensor_ids": list(range(1, 101))},
+            served={name: dict.fromkeys(HORIZONS_MIN, "network") for name in value_types_of(kind)},
         )  # fmt: skip
         publish(registry, kind, files, about)
     assert panel.steps == 2 * PAST
