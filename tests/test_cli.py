@@ -41,6 +41,7 @@ OPTIONS = {
     "doctor": "--feed-url --json",
     "run": "NAME -p --parameters --out --timeout --log-format --json",
     "models": "KIND --registry --withdraw --restore --reason --json",
+    "evaluate": "--history --kind --train-from --train-until --test-from --test-until --held-out --device --json",
 }
 
 

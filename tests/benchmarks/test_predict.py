@@ -44,7 +44,8 @@ from sensorlib.forecasts import predict
 from sensorlib.registry import open_registry
 from sensorlib.store import open_store
 done = predict(open_store(sys.argv[1]), open_registry(sys.argv[2]), datetime(2026, 1, 18, tzinfo=UTC))
-print(done.series, done.forecasts, sorted(done.by_model))
+peak_kB = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(done.series, done.forecasts, int(peak_kB) // 1000)
 """
 
 
@@ -127,9 +128,11 @@ def test_predict_the_network(tmp_path: Path) -> None:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken[sensors] = time.monotonic() - began
         cpu_s = used.ru_utime + used.ru_stime - cpu.ru_utime - cpu.ru_stime
+        series, forecasts, peak_mb = map(int, done.stdout.split())
+        assert forecasts == series * len(HORIZONS_MIN) > 0
         print(json.dumps({
-            "sensors": sensors, "readings": readings, "said": done.stdout.strip(), "wall_s": round(taken[sensors], 1),
-            "cpu_s": round(cpu_s, 1), "peak_MB": used.ru_maxrss // 1024,
+            "sensors": sensors, "readings": readings, "series": series, "forecasts": forecasts,
+            "wall_s": round(taken[sensors], 1), "cpu_s": round(cpu_s, 1), "peak_MB": peak_mb,
         }))  # fmt: skip
         file.unlink()
     small, large = min(sizes), max(sizes)
