@@ -24,7 +24,8 @@ from sensorlib.windows import (
     inputs,
     issued_s,
     moments,
-    site_values,
+    sensor_ids_of,
+    station_numbers,
     targets,
     value_types_of,
 )
@@ -72,10 +73,8 @@ def yesterday(
 
 # %% ../nbs/17a_baselines.ipynb #ce2f3a7f
 CLIMATE_DAYS, FIT_DAYS = 28, 56
-_ENOUGH, _BESIDE = (
-    5,
-    3,
-)  # Values that make something usual; steps before and after that count as the same time of the day
+_ENOUGH = 5  # Days that make something usual
+_BESIDE = 3  # Steps before and after that count as the same time of the day
 _SERIES_AT_A_TIME = 200
 
 
@@ -115,9 +114,7 @@ class Climate:
 
     def usual(self, sensor_ids: np.ndarray, at_s: np.ndarray) -> np.ndarray:
         "Usual value of sensors, shape (m,), at moments [Unix s], shape (m, k); a step is known by its end."
-        row = np.searchsorted(self.sensor_ids, sensor_ids)
-        known = np.append(self.sensor_ids, -1)[row] == sensor_ids
-        row = np.where(known, row, len(self.sensor_ids))
+        row = station_numbers(self.sensor_ids, sensor_ids) - 1  # -1, the last row, for one that is not known
         return self.profile[row[:, None], (at_s // STEP_S - 1) % PAST]
 
     def guesses(self, sensor_ids: np.ndarray, issued: np.ndarray, past: np.ndarray) -> dict[str, np.ndarray]:
@@ -199,7 +196,7 @@ def guess(
 ) -> dict[str, np.ndarray]:  # By baseline, shape (m, horizons); NaN where it cannot say
     "Make every baseline for examples of a kind."
     made = {name: np.full((len(examples), len(AHEAD)), np.nan) for name in BASELINES}
-    issued, ids = issued_s(panel, examples), site_values(panel, examples, "sensor_id").astype("int64")
+    issued, ids = issued_s(panel, examples), sensor_ids_of(panel, examples)
     least = 0.0 if panel.kind == "particulates" else -np.inf  # faded from the usual, dust could fall below nothing
     for number, value_type in enumerate(value_types_of(panel.kind)):
         mine = np.flatnonzero(examples.value_type == number)

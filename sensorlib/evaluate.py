@@ -20,7 +20,7 @@ from .baselines import Climate, fit_climates, from_scale, guess, last_value, to_
 from .core import SettingError
 from .forecasts import compared
 from .grids import STEP_S, Grid, Source
-from .network import Held, Network, Recipe, train
+from .network import Held, Network, Recipe, say, train
 from .verify import score, stand_ins, strangers
 from sensorlib.windows import (
     COMPANIONS,
@@ -28,14 +28,14 @@ from sensorlib.windows import (
     PAST,
     Moments,
     Panel,
-    channels_of,
     inputs,
     issued_s,
     make_panel,
     moments,
     read_kinds,
+    related_channels,
+    sensor_ids_of,
     site_values,
-    station_numbers,
     targets,
     value_types_of,
 )
@@ -53,7 +53,7 @@ _LEAVES, _MOST_TREES, _PATIENCE = (15, 63), 800, 30
 def _features(panel: Panel, examples: Moments, logged: bool) -> tuple[np.ndarray, np.ndarray]:
     "What trees see, shape (m, features), and the last value, shape (m,)."
     past, context = inputs(panel, examples)
-    related = len(channels_of(panel.kind)) - len(COMPANIONS[panel.kind])
+    related = related_channels(panel.kind)
     near = to_scale(panel.kind, past[:, :, :related]) if logged else past[:, :, :related]
     last = last_value(near[:, :, 0])
     others = past[:, PAST - 1 - _LAGS, related:].reshape(len(past), len(_LAGS) * len(COMPANIONS[panel.kind]))
@@ -202,12 +202,7 @@ def say_network(
     examples: Moments,
 ) -> np.ndarray:  # Shape (m, horizons, quantiles), in the unit of the value type
     "Forecast with the network."
-    station = station_numbers(network.vocabulary, site_values(panel, examples, "sensor_id").astype("int64"))
-    said = [np.empty((0, len(HORIZONS_MIN), 5), "float32")]
-    for at in range(0, len(examples), 4096):
-        part = np.arange(at, min(at + 4096, len(examples)))
-        said.append(np.asarray(network.model([*inputs(panel, examples[part]), station[part]], training=False)))
-    return np.concatenate(said)
+    return say(network.model, panel, examples, network.vocabulary)
 
 
 def choose_served(
@@ -243,7 +238,7 @@ def only(
     sensor_ids: np.ndarray,
 ) -> Moments:
     "Take the examples of some sensors."
-    return examples[np.flatnonzero(np.isin(site_values(panel, examples, "sensor_id").astype("int64"), sensor_ids))]
+    return examples[np.flatnonzero(np.isin(sensor_ids_of(panel, examples), sensor_ids))]
 
 
 def trimmed(

@@ -35,6 +35,7 @@ from sensorlib.windows import (
     make_panel,
     moments,
     read_kinds,
+    sensor_ids_of,
     site_values,
     station_numbers,
     targets,
@@ -53,7 +54,7 @@ def long_frame(
     times = pd.to_datetime(issued_s(panel, examples), unit="s", utc=True)
     names = np.array(value_types_of(panel.kind), object)[examples.value_type]
     frame = {
-        "sensor_id": np.repeat(site_values(panel, examples, "sensor_id").astype("int64"), len(kept)),
+        "sensor_id": np.repeat(sensor_ids_of(panel, examples), len(kept)),
         "value_type": np.repeat(names, len(kept)),
         "issued": times.repeat(len(kept)),
         "horizon_min": np.tile(np.array(horizons_min), len(examples)),
@@ -208,7 +209,7 @@ def answer(
     guesses = guess(climates, panel, examples, past)
     said = Answer(np.full((*shape, len(QUANTILES)), np.nan), np.full(shape, "", object), guesses)
     if forecaster:
-        station = station_numbers(forecaster.vocabulary, site_values(panel, examples, "sensor_id").astype("int64"))
+        station = station_numbers(forecaster.vocabulary, sensor_ids_of(panel, examples))
         said.quantiles[:], said.model[:] = forecaster.run(past, context, station), forecaster.version
     for number, value_type in enumerate(value_types_of(panel.kind)):
         mine = np.flatnonzero(examples.value_type == number)

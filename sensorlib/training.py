@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .baselines import dump_climates, fit_climates, guess
+from .baselines import Climate, dump_climates, fit_climates, guess
 from .core import RegistryError, SettingError
 from .evaluate import say_network, trimmed
 from .forecasts import CLIMATE_FILE, MODEL_FILE, answer, compared, load_forecaster, run_onnx
@@ -26,11 +26,13 @@ from .verify import LEAST, LEAST_DAYS, Decision, gate, score
 from .windows import COMPANIONS, HORIZONS_MIN, PAST, QUANTILES, Panel, inputs, make_panel, moments, read_kinds
 
 # %% ../nbs/17h_training.ipynb #70a3605a
-def _gate_frame(panel: Panel, network: Network, stop: int, registry: Registry) -> pd.DataFrame:
+def _gate_frame(
+    panel: Panel, network: Network, climates: dict[str, Climate], stop: int, registry: Registry
+) -> pd.DataFrame:
     "Forecasts of the days after the training, beside what came and beside everybody else."
     examples = moments(panel, stop + PAST, panel.steps - PAST, every=3)
     past, _ = inputs(panel, examples)
-    others = guess(fit_climates(panel, 0, stop), panel, examples, past)
+    others = guess(climates, panel, examples, past)
     serving = load_forecaster(registry, panel.kind)
     if serving:
         others["serving"] = answer(panel, examples, serving).quantiles[:, :, QUANTILES.index(0.5)]
@@ -109,7 +111,8 @@ def train_and_publish(
         wanted = f"expected {LEAST_DAYS + 2} or more, and days before them to learn from"
         raise SettingError(f"{kind}: gate_days is {gate_days} of {panel.steps // PAST} days, {wanted}")
     network = train(panel, 0, stop, recipe, watch)
-    frame, value_types = _gate_frame(panel, network, stop, registry), [*panel.channels]
+    climates, value_types = fit_climates(panel, 0, stop), [*panel.channels]
+    frame = _gate_frame(panel, network, climates, stop, registry)
     able = _judgeable(frame)
     ended = until - gate_days * DAY
     decision = (
@@ -129,8 +132,9 @@ def train_and_publish(
         reason=decision.reason,
     )
     if decision.published:
-        climates = dump_climates(fit_climates(panel, 0, stop))
-        manifest = publish(registry, kind, {MODEL_FILE: _exported(panel, network), CLIMATE_FILE: climates}, about)
+        manifest = publish(
+            registry, kind, {MODEL_FILE: _exported(panel, network), CLIMATE_FILE: dump_climates(climates)}, about
+        )
     else:
         manifest = refuse(registry, kind, about, decision.reason)
     return Trained(kind, decision.published, manifest.version, decision.reason, frame)

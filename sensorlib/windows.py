@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HORIZONS_MIN', 'QUANTILES', 'AHEAD', 'PAST', 'FRESH', 'SIBLINGS', 'COMPANIONS', 'CONTEXT_SUN', 'value_types_of',
-           'channels_of', 'Panel', 'make_panel', 'read_kinds', 'read_panel', 'Moments', 'moments', 'site_values',
-           'issued_s', 'inputs', 'targets', 'station_numbers']
+           'channels_of', 'related_channels', 'Panel', 'make_panel', 'read_kinds', 'read_panel', 'Moments', 'moments',
+           'site_values', 'sensor_ids_of', 'issued_s', 'inputs', 'targets', 'station_numbers']
 
 # %% ../nbs/17_windows.ipynb #c51c9866
 from collections.abc import Iterable, Mapping
@@ -54,6 +54,13 @@ def channels_of(
     "List what a model of a kind sees."
     related = ("own", "around", "sibling") if SIBLINGS.keys() & {*value_types_of(kind)} else ("own", "around")
     return (*related, *COMPANIONS[kind])
+
+
+def related_channels(
+    kind: str,
+) -> int:  # The first so many of `channels_of`
+    "Count the channels that are on the scale of the series itself."
+    return len(channels_of(kind)) - len(COMPANIONS[kind])
 
 # %% ../nbs/17_windows.ipynb #ed195b5e
 @dataclass(frozen=True)
@@ -200,6 +207,14 @@ def site_values(
         if mine.any():
             found[mine] = panel.sites[name][column].astype(object).to_numpy()[examples.row[mine]]
     return found
+
+
+def sensor_ids_of(
+    panel: Panel,
+    examples: Moments,
+) -> np.ndarray:  # int64, shape (m,)
+    "Look up whose the examples are."
+    return site_values(panel, examples, "sensor_id").astype("int64")
 
 
 def issued_s(
