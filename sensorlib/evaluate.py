@@ -282,11 +282,12 @@ def evaluate(
         raise SettingError(f"held_out is {held_out:g}, expected a share of the locations of 0 or more and less than 1")
     recipe = recipe or Recipe()
     grids, sites = read_kinds(source, (kind, *COMPANIONS[kind]), train_from, test_until)
-    panel = make_panel(kind, trimmed(grids), sites)
+    grids = trimmed(grids)
+    panel = make_panel(kind, grids, sites)
     if not panel.channels:
         return None
     left = strangers(sites.dropna(subset=["location_id"]), held_out) if held_out else np.array([], "int64")
-    known = make_panel(kind, without(trimmed(grids), left), sites) if held_out else panel
+    known = make_panel(kind, without(grids, left), sites) if held_out else panel
     stop = panel.step_at(train_until)
     examples = moments(panel, panel.step_at(test_from), panel.steps - PAST, every=3)
     examples = only(panel, examples, left) if held_out else examples

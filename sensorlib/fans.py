@@ -41,7 +41,7 @@ from sensorlib.figures import (
     one_of,
 )
 from .figures import whole
-from .grids import STEP_S, to_grids
+from .grids import to_grids
 from .rows import FORECAST_KEY
 from .store import Store
 
@@ -747,9 +747,7 @@ def read_history(
     for kind, sensor_id in dict.fromkeys((kind, sensor_id) for kind, ids in sensor_ids.items() for sensor_id in ids):
         readings = store.series(sensor_id, kind, now - 2 * DAY, now + pd.Timedelta("1s"))
         for name, grid in to_grids(readings.assign(sensor_id=sensor_id), now - 2 * DAY, now).items():
-            ends = grid.start_s + STEP_S * np.arange(1, grid.steps + 1)
-            row = {"sensor_id": sensor_id, "value_type": name, "ts": pd.to_datetime(ends, unit="s", utc=True)}
-            parts.append(pd.DataFrame(row | {"value": grid.values[0].astype("float64")}).dropna())
+            parts.append(grid.series(0).assign(sensor_id=sensor_id, value_type=name)[[*types]])
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 # %% ../nbs/17g_fans.ipynb #8c31e9ad

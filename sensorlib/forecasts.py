@@ -300,8 +300,7 @@ def past_of(
     grid = to_grids(series[series["value_type"] == value_type], since, until).get(value_type)
     if grid is None:
         return pd.DataFrame({"ts": pd.to_datetime([], utc=True), "value": np.array([], "float64")})
-    ends = pd.to_datetime(grid.start_s + STEP_S * np.arange(1, grid.steps + 1), unit="s", utc=True)
-    return pd.DataFrame({"ts": ends, "value": grid.values[0].astype("float64")}).dropna(ignore_index=True)
+    return grid.series(0)
 
 # %% ../nbs/17e_forecasts.ipynb #69676d15
 @dataclass

@@ -48,6 +48,11 @@ class Grid:
         "End of the last step [Unix s]."
         return self.start_s + self.steps * STEP_S
 
+    def series(self, row: int) -> pd.DataFrame:  # `ts` (end of each step, UTC) and `value`, without the gaps
+        "Tell what one sensor said."
+        ends = pd.to_datetime(self.start_s + STEP_S * np.arange(1, self.steps + 1), unit="s", utc=True)
+        return pd.DataFrame({"ts": ends, "value": self.values[row].astype("float64")}).dropna(ignore_index=True)
+
 
 def step_statistic(
     value_type: str,  # As the feed calls it
