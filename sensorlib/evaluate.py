@@ -295,10 +295,10 @@ def evaluate(
         told = f"the test from {test_from:%F} to {test_until:%F} has {len(examples)} moments of issue"
         wanted = "expected some a day before its end"
         raise SettingError(f"{kind}: {told}, and {len(known.channels)} value types are left to learn from; {wanted}")
-    total = recipe.members * recipe.epochs + (len(known.channels) * len(EVALUATED_MIN) if reference else 0)
+    total = recipe.turns + (len(known.channels) * len(EVALUATED_MIN) if reference else 0)
     began = time.monotonic()
     network = train(known, 0, stop, recipe, lambda done, says: watch(done, total, f"{kind}: {says}"))
-    train_s, done = time.monotonic() - began, recipe.members * recipe.epochs
+    train_s, done = time.monotonic() - began, recipe.turns
     climates = fit_climates(known, 0, stop)
     served = choose_served(known, stop, network.held, climates)
     past, _ = inputs(panel, examples)

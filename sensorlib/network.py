@@ -45,23 +45,39 @@ from sensorlib.windows import (
 )
 
 # %% ../nbs/17b_network.ipynb #417eda1a
+def _between(first_min: int, last_min: int) -> slice:
+    return slice(HORIZONS_MIN.index(first_min), HORIZONS_MIN.index(last_min) + 1)
+
+
+_SPANS = (  # Horizons that a network answers for, and those it learns
+    (_between(10, 30), _between(10, 30)),
+    (_between(60, 360), _between(60, 360)),
+    (_between(540, 1440), _between(120, 1440)),
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     "How a network is built and trained; chosen on months before those that tests use."
 
     members: int = 3  # Networks whose quantiles are averaged
     folds: int = 6  # Each member holds out one block in so many
-    units: int = 64  # Of the recurrent layer
-    piece: int = 12  # Steps of ten minutes that the recurrent layer reads at once
+    units: int = 32  # Of the recurrent layer
+    piece: int = 24  # Steps of ten minutes that the recurrent layer reads at once
     width: int = 128  # Of the layer that joins everything
-    dropout: float = 0.2
+    dropout: float = 0.1
     epochs: int = 10  # At most; the best on held-out weeks is kept
-    batches: int = 150  # An epoch
-    batch: int = 512  # Examples
+    batches: int = 300  # An epoch
+    batch: int = 128  # Examples
     rate: float = 2e-3  # Highest learning rate
     decay: float = 1e-4  # Of weights
     nameless: float = 0.5  # Share of the examples that do not tell which sensor they are of
     block_days: int = 14  # Length of the blocks that members hold out in turn
+
+    @property
+    def turns(self) -> int:
+        "Epochs of all networks together."
+        return self.members * len(_SPANS) * self.epochs
 
 
 @dataclass(frozen=True)
@@ -161,10 +177,11 @@ def build_member(
     stations: int,  # Size of the vocabulary
     columns: int,  # Of the context
     recipe: Recipe,
-    name: str = "member",
+    part: slice = slice(None),  # Of the horizons, those that it is asked about
+    name: str = "network",
 ) -> keras.Model:  # (past, context, station) to quantiles on the scale of the kind, shape (m, horizons, quantiles)
     "Build one network."
-    horizons = len(AHEAD)
+    horizons = len(AHEAD[part])
     past = layers.Input((PAST, len(channels_of(kind))), name="past")
     context = layers.Input((columns,), name="context")
     station = layers.Input((), dtype="int32", name="station")
@@ -174,23 +191,27 @@ def build_member(
     memory = layers.GRU(recipe.units)(hours)
     who = layers.Embedding(stations + 1, 4, embeddings_regularizer=keras.regularizers.L2(1e-4))(station)
     level = (last - scaling.level[0]) / scaling.level[1]
-    known = layers.Concatenate()([memory, _newest(kind, scaling, scaled), context, level, age, who])
+    newest = _newest(kind, scaling, scaled)
+    known = layers.Concatenate()([memory, newest, context, level, age, who])
     known = layers.Dropout(recipe.dropout)(layers.Dense(recipe.width, activation="relu")(known))
-    sun = ops.reshape(context[:, CONTEXT_SUN : CONTEXT_SUN + horizons], (-1, horizons, 1))
+    sun = context[:, CONTEXT_SUN : CONTEXT_SUN + len(AHEAD), None][:, part]
     which = ops.zeros_like(sun) + np.eye(horizons, dtype="float32")
-    asked = layers.Concatenate()([layers.RepeatVector(horizons)(known), _a_day_before(kind, scaled), sun, which])
+    day_before = _a_day_before(kind, scaled)[:, part]
+    asked = layers.Concatenate()([layers.RepeatVector(horizons)(known), day_before, sun, which])
     asked = layers.Dropout(recipe.dropout)(layers.Dense(recipe.width // 2, activation="relu")(asked))
     asked = layers.Dense(recipe.width // 2, activation="relu")(asked)
-    change = _ordered(layers.Dense(len(QUANTILES), kernel_initializer="zeros")(asked))
-    quantiles = last[:, :, None] + change * scaling.ahead.astype("float32")[:, None]
+    line = layers.Dense(horizons, kernel_initializer="zeros")(layers.Concatenate()([newest, context]))
+    change = _ordered(line[:, :, None] + layers.Dense(len(QUANTILES), kernel_initializer="zeros")(asked))
+    quantiles = last[:, :, None] + change * scaling.ahead[part].astype("float32")[:, None]
     return keras.Model([past, context, station], quantiles, name=name)
 
 # %% ../nbs/17b_network.ipynb #9d51b88d
 def pinball(
     scaling: Scaling,
+    part: slice = slice(None),  # Of the horizons
 ) -> Callable[[Any, Any], Any]:  # Of truth (m, horizons), NaN where unknown, and quantiles (m, horizons, quantiles)
     "Make the loss."
-    level, size = np.array(QUANTILES, "float32"), scaling.ahead.astype("float32")
+    level, size = np.array(QUANTILES, "float32"), scaling.ahead[part].astype("float32")
 
     def loss(came: Any, said: Any) -> Any:
         "Mean pinball loss in units of the usual change."
@@ -205,9 +226,9 @@ def pinball(
 class _Batches(keras.utils.PyDataset):
     "Examples drawn once, cut out batch by batch."
 
-    def __init__(self, panel: Panel, drawn: Moments, station: np.ndarray, batch: int) -> None:
+    def __init__(self, panel: Panel, drawn: Moments, station: np.ndarray, batch: int, part: slice) -> None:
         super().__init__()
-        self._panel, self._drawn, self._station, self._batch = panel, drawn, station, batch
+        self._panel, self._drawn, self._station, self._batch, self._part = panel, drawn, station, batch, part
 
     def __len__(self) -> int:
         return len(self._drawn) // self._batch
@@ -215,7 +236,7 @@ class _Batches(keras.utils.PyDataset):
     def __getitem__(self, number: int) -> Any:
         which = np.arange(number * self._batch, (number + 1) * self._batch)
         some = self._drawn[which]
-        came = to_scale(self._panel.kind, targets(self._panel, some))
+        came = to_scale(self._panel.kind, targets(self._panel, some))[:, self._part]
         return (*inputs(self._panel, some), self._station[which]), came
 
 
@@ -227,7 +248,7 @@ def say(
 ) -> np.ndarray:  # What the model gives, shape (m, horizons, quantiles)
     "Ask a model about examples, in pieces."
     station = station_numbers(vocabulary, sensor_ids_of(panel, examples))
-    said = [np.empty((0, len(AHEAD), len(QUANTILES)), "float32")]
+    said = [np.empty((0, *model.outputs[0].shape[1:]), "float32")]
     for at in range(0, len(examples), 4096):
         part = np.arange(at, min(at + 4096, len(examples)))
         said.append(ops.convert_to_numpy(model([*inputs(panel, examples[part]), station[part]], training=False)))
@@ -254,70 +275,83 @@ def _share(panel: Panel, examples: Moments, member: int, recipe: Recipe) -> tupl
     return np.flatnonzero(apart), np.flatnonzero(theirs(step) & (step % _HOUR == 0))
 
 # %% ../nbs/17b_network.ipynb #0b767c99
-_NEAR = slice(0, HORIZONS_MIN.index(180) + 1)
-_FAR = slice(_NEAR.stop, None)
+_COMPILING_PAYS = 500  # Batches from which it saves more time than it takes
 
 
-def _compiled(model: keras.Model, scaling: Scaling, recipe: Recipe) -> keras.Model:
+def _compiled(model: keras.Model, scaling: Scaling, part: slice, recipe: Recipe) -> keras.Model:
     "Give a model its loss and the way it learns: warm up, then slow down; what counts is the mean of the last steps."
     batches = recipe.epochs * recipe.batches
     slope = keras.optimizers.schedules.CosineDecay(
         recipe.rate / 10, batches, alpha=0.05, warmup_target=recipe.rate, warmup_steps=min(100, batches // 4)
     )
     steps = keras.optimizers.AdamW(slope, weight_decay=recipe.decay, clipnorm=1.0, use_ema=True, ema_momentum=0.99)
-    model.compile(steps, loss=pinball(scaling), jit_compile=True)
+    together = min(recipe.batches, 30)
+    fast = batches >= _COMPILING_PAYS
+    model.compile(steps, loss=pinball(scaling, part), jit_compile=fast, steps_per_execution=together)
     return model
 
 
 def _epoch(
-    model: keras.Model, panel: Panel, drawn: Moments, vocabulary: np.ndarray, random: Any, recipe: Recipe
+    model: keras.Model, panel: Panel, drawn: Moments, vocabulary: np.ndarray, part: slice, random: Any, recipe: Recipe
 ) -> None:
     "Learn from examples that were drawn; some of them do not tell which sensor they are of."
     station = station_numbers(vocabulary, sensor_ids_of(panel, drawn))
     station = np.where(random.random(len(station)) < recipe.nameless, 0, station).astype("int32")
-    model.fit(_Batches(panel, drawn, station, recipe.batch), verbose=0)
+    model.fit(_Batches(panel, drawn, station, recipe.batch, part), verbose=0)
 
 # %% ../nbs/17b_network.ipynb #bffa7291
+def _train_span(
+    panel: Panel,
+    learn: Moments,
+    held: Moments,
+    vocabulary: np.ndarray,
+    number: int,  # Of the network, among all
+    recipe: Recipe,
+    watch: Callable[[int, str], Any],
+) -> tuple[keras.Model, np.ndarray]:  # Quantiles of the horizons it answers for, as a model and for what was held out
+    "Train one network of a member."
+    answer, part = _SPANS[number % len(_SPANS)]
+    random = np.random.default_rng(number)
+    keras.utils.set_random_seed(number)
+    past, context = inputs(panel, some := learn[random.choice(len(learn), min(len(learn), 20_000), replace=False)])
+    scaling = measure_scaling(panel.kind, past, targets(panel, some))
+    model = build_member(panel.kind, scaling, len(vocabulary), context.shape[1], recipe, part, f"network_{number}")
+    model = _compiled(model, scaling, part, recipe)
+    mine = slice(answer.start - part.start, None)
+    came, lost = to_scale(panel.kind, targets(panel, held))[:, answer], pinball(scaling, answer)
+    best, weights, said = np.inf, model.get_weights(), say(model, panel, held, vocabulary)[:, mine]
+    for epoch in range(recipe.epochs):
+        drawn = learn[random.choice(len(learn), recipe.batches * recipe.batch)]
+        _epoch(model, panel, drawn, vocabulary, part, random, recipe)
+        going_on = model.get_weights()
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        now = say(model, panel, held, vocabulary)[:, mine]
+        if (loss := float(lost(came, now))) < best:
+            best, weights, said = loss, model.get_weights(), now
+        model.set_weights(going_on)
+        hours = f"{HORIZONS_MIN[answer.start] / 60:.2g} to {HORIZONS_MIN[answer.stop - 1] / 60:.2g} h"
+        watch(number * recipe.epochs + epoch + 1, f"network {number + 1} ({hours}), held-out loss {best:.4f}")
+    model.set_weights(weights)
+    return keras.Model(model.inputs, model.outputs[0][:, mine], name=model.name), said
+
+
 def _train_member(
     panel: Panel,
     examples: Moments,
     vocabulary: np.ndarray,
-    number: int,
+    member: int,
     recipe: Recipe,
     watch: Callable[[int, str], Any],
 ) -> tuple[keras.Model, Held]:
-    "Train one member; keep the epochs that did best on the weeks it held out, for near and for far horizons."
-    random = np.random.default_rng(number)
-    keras.utils.set_random_seed(number)
-    learn, test = _share(panel, examples, number, recipe)
-    past, context = inputs(panel, some := examples[random.choice(learn, min(len(learn), 20_000), replace=False)])
-    scaling = measure_scaling(panel.kind, past, targets(panel, some))
-    pair = [
-        build_member(panel.kind, scaling, len(vocabulary), context.shape[1], recipe, f"{name}_{number}")
-        for name in ("near", "far")
-    ]
-    model, held = _compiled(pair[0], scaling, recipe), examples[test]
-    came = to_scale(panel.kind, targets(panel, held))
-    said = say(model, panel, held, vocabulary)
-    best, kept = {_NEAR.stop: np.inf, None: np.inf}, {_NEAR.stop: model.get_weights(), None: model.get_weights()}
-    for epoch in range(recipe.epochs):
-        _epoch(model, panel, examples[random.choice(learn, recipe.batches * recipe.batch)], vocabulary, random, recipe)
-        weights = model.get_weights()
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-        now = say(model, panel, held, vocabulary)
-        for part in (_NEAR, _FAR):
-            lost = float(pinball(replace(scaling, ahead=scaling.ahead[part]))(came[:, part], now[:, part]))
-            if lost < best[part.stop]:
-                best[part.stop], kept[part.stop], said[:, part] = lost, model.get_weights(), now[:, part]
-        model.set_weights(weights)
-        watch(
-            number * recipe.epochs + epoch + 1,
-            f"member {number + 1}, held-out loss {best[_NEAR.stop]:.4f} near, {best[None]:.4f} far",
-        )
-    for one, part in zip(pair, (_NEAR, _FAR), strict=True):
-        one.set_weights(kept[part.stop])
-    near, far = (one(pair[0].inputs)[:, part] for one, part in zip(pair, (_NEAR, _FAR), strict=True))
-    return keras.Model(pair[0].inputs, ops.concatenate([near, far], axis=1), name=f"member_{number}"), Held(held, said)
+    "Train the networks of one member, and put them together."
+    learn, held = (examples[part] for part in _share(panel, examples, member, recipe))
+    numbers = range(member * len(_SPANS), (member + 1) * len(_SPANS))
+    models, said = zip(
+        *(_train_span(panel, learn, held, vocabulary, number, recipe, watch) for number in numbers), strict=True
+    )
+    given = models[0].inputs
+    together = ops.concatenate([model(given) for model in models], axis=1)
+    return keras.Model(given, together, name=f"member_{member}"), Held(held, np.concatenate(said, axis=1))
 
 # %% ../nbs/17b_network.ipynb #f18c9b26
 _FEW = 200  # Errors from which a stretch is taken
