@@ -275,9 +275,6 @@ def _share(panel: Panel, examples: Moments, member: int, recipe: Recipe) -> tupl
     return np.flatnonzero(apart), np.flatnonzero(theirs(step) & (step % _HOUR == 0))
 
 # %% ../nbs/17b_network.ipynb #0b767c99
-_COMPILING_PAYS = 500  # Batches from which it saves more time than it takes
-
-
 def _compiled(model: keras.Model, scaling: Scaling, part: slice, recipe: Recipe) -> keras.Model:
     "Give a model its loss and the way it learns: warm up, then slow down; what counts is the mean of the last steps."
     batches = recipe.epochs * recipe.batches
@@ -285,9 +282,8 @@ def _compiled(model: keras.Model, scaling: Scaling, part: slice, recipe: Recipe)
         recipe.rate / 10, batches, alpha=0.05, warmup_target=recipe.rate, warmup_steps=min(100, batches // 4)
     )
     steps = keras.optimizers.AdamW(slope, weight_decay=recipe.decay, clipnorm=1.0, use_ema=True, ema_momentum=0.99)
-    together = min(recipe.batches, 30)
-    fast = batches >= _COMPILING_PAYS
-    model.compile(steps, loss=pinball(scaling, part), jit_compile=fast, steps_per_execution=together)
+    together = min(recipe.batches, 30)  # Compiled, so that the same window gives the same weights
+    model.compile(steps, loss=pinball(scaling, part), jit_compile=True, steps_per_execution=together)
     return model
 
 
