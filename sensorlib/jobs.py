@@ -275,6 +275,7 @@ def _stoppable(timeout_s: float | None) -> Iterator[list[str]]:
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGALRM] if timeout_s else [])]
 
     def stop(number: int, frame: object) -> None:
+        "Note the reason, and end once."
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
         took_long = number == signal.SIGALRM

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .baselines import Climate, dump_climates, fit_climates, guess
 from .core import RegistryError, SettingError
-from .evaluate import say_network, trimmed
+from .evaluate import trimmed
 from .forecasts import CLIMATE_FILE, MODEL_FILE, answer, compared, load_forecaster, run_onnx
 from .grids import Source
 from .network import Network, Recipe, to_onnx, train
@@ -36,7 +36,7 @@ def _gate_frame(
     serving = load_forecaster(registry, panel.kind)
     if serving:
         others["serving"] = answer(panel, examples, serving).quantiles[:, :, QUANTILES.index(0.5)]
-    return compared(panel, examples, others, say_network(network, panel, examples))
+    return compared(panel, examples, others, network.say(panel, examples))
 
 
 _PROBES, _AGREES = 64, 1e-4  # Examples on which both are asked; relative and absolute difference

@@ -157,6 +157,7 @@ def absolute_error(
     "Measure how far a competitor was off, where another one spoke too."
 
     def stat(frame: pd.DataFrame) -> np.ndarray:
+        "How far off, forecast by forecast."
         error = np.abs(_column(frame, "observed") - _column(frame, name))
         return error if name == beside else np.where(np.isnan(_column(frame, beside)), np.nan, error)
 
@@ -170,6 +171,7 @@ def inside(
     "Tell whether the observation fell into an interval, ends included."
 
     def stat(frame: pd.DataFrame) -> np.ndarray:
+        "1 inside, 0 outside, forecast by forecast."
         observed, bottom, top = (_column(frame, name) for name in ("observed", low, high))
         within = (bottom <= observed) & (observed <= top)
         return np.where(np.isnan(observed + bottom + top), np.nan, within)
@@ -184,6 +186,7 @@ def width(
     "Measure an interval, where an observation came."
 
     def stat(frame: pd.DataFrame) -> np.ndarray:
+        "The width, forecast by forecast."
         return _column(frame, high) - _column(frame, low) + 0 * _column(frame, "observed")
 
     return stat
@@ -209,6 +212,7 @@ def fan_metrics(
     names, losses = [*levels], {name: _loss(name, level) for name, level in levels.items()}
 
     def score(frame: pd.DataFrame) -> np.ndarray:
+        "CRPS, forecast by forecast."
         return crps(_column(frame, "observed"), [_column(frame, name) for name in names], [*levels.values()])
 
     metrics = {"n_fan": Metric(score, count)} | {f"pinball_{name}": Metric(stat) for name, stat in losses.items()}
@@ -306,6 +310,7 @@ def _share(
     column: str, compare: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Callable[[pd.DataFrame], np.ndarray]:
     def stat(frame: pd.DataFrame) -> np.ndarray:
+        "What the comparison says, forecast by forecast."
         observed, predicted = _column(frame, "observed"), _column(frame, column)
         return np.where(np.isnan(observed + predicted), np.nan, compare(observed, predicted))
 

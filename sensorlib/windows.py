@@ -191,7 +191,8 @@ def _gather(panel: Panel, examples: Moments, offsets: np.ndarray, channels: slic
             step = examples.step[mine, None] + offsets
             inside = np.clip(step, 0, panel.steps - 1)
             block = panel.channels[name][examples.row[mine, None], inside, channels]
-            cut[mine] = np.where((step == inside)[:, :, None], block, np.nan)
+            block[step != inside] = np.nan
+            cut[mine] = block
     return cut
 
 

@@ -85,10 +85,10 @@ def test_only_the_window_is_fitted(kind: str, far: float) -> None:
     again = fit_climates(with_own(whole, spoilt), FIRST, STOP)
     assert {*again} == {*climates(kind)} == {*whole.channels}
     for name, climate in climates(kind).items():
-        same_climate(climate, again[name])
+        assert_same_climate(climate, again[name])
 
 
-def same_climate(one: Climate, other: Climate) -> None:
+def assert_same_climate(one: Climate, other: Climate) -> None:
     for name in ("sensor_ids", "profile", "keep"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert {*one.off} == {*other.off} == {*BASELINES}
@@ -124,7 +124,7 @@ def test_the_usual_does_not_depend_on_where_the_panel_begins(start: int) -> None
         whole, start_s=whole.start_s + start * STEP_S, channels={n: b[:, start:] for n, b in whole.channels.items()}
     )
     later = fit_climates(cut, FIRST - start, STOP - start)["temperature"]
-    same_climate(later, climates("temperature")["temperature"])
+    assert_same_climate(later, climates("temperature")["temperature"])
 
 
 def test_a_new_sensor_is_the_middle_of_the_others() -> None:
@@ -197,7 +197,7 @@ def test_dumped_and_loaded_is_the_same() -> None:
         back = load_climates(dump_climates(climates(kind)))
         assert [*back] == [*climates(kind)]
         for name, climate in climates(kind).items():
-            same_climate(climate, back[name])
+            assert_same_climate(climate, back[name])
     assert load_climates(dump_climates({})) == {}
 
 

@@ -1,5 +1,6 @@
 """The network: ordered quantiles whatever the weights, the same numbers in ONNX, and nothing from after its window."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,10 +22,13 @@ from sensorlib.core import KINDS, SettingError
 from sensorlib.network import (
     _SPANS,
     _calibrated,
+    _chances,
+    _in_season,
     Network,
     Recipe,
     Scaling,
-    build_member,
+    build_network,
+    join_networks,
     measure_scaling,
     pinball,
     stretch,
@@ -83,10 +87,19 @@ def scaling(kind: str) -> Scaling:
     return measure_scaling(kind, inputs(panel(kind), examples)[0], targets(panel(kind), examples))
 
 
+def untrained(kind: str, stations: int, columns: int, name: str = "member") -> keras.Model:
+    "A member as it is before any training."
+    networks = [
+        build_network(kind, scaling(kind), stations, columns, TINY, part, f"{name}_{number}")
+        for number, (_, part) in enumerate(_SPANS)
+    ]
+    return join_networks(networks, name)
+
+
 def wild(kind: str, seed: int, size: float = 1.0, name: str = "member") -> keras.Model:
     "A member of random weights."
     given = with_gaps(kind, 1)
-    member = build_member(kind, scaling(kind), 3, given[1].shape[1], TINY, name=name)
+    member = untrained(kind, 3, given[1].shape[1], name)
     random = np.random.default_rng(seed)
     member.set_weights([random.normal(0, size, weights.shape) for weights in member.get_weights()])
     return member
@@ -97,7 +110,9 @@ def calibrated(kind: str) -> keras.Model:
     "A whole model: two members of random weights, stretched anyhow."
     value_types = len(value_types_of(kind))
     factors = np.random.default_rng(3).uniform(0.5, 4, (value_types, len(AHEAD), len(QUANTILES)))
-    members = [wild(kind, seed, 0.3, f"member_{seed}") for seed in range(2)]
+    members = [wild(kind, seed, 0.5, f"member_{seed}") for seed in range(2)]
+    for member in members:  # The more is added up, the smaller the weights, as at the start of a training
+        member.set_weights([w / np.sqrt(len(w)) if w.ndim == 2 else w for w in member.get_weights()])
     return _calibrated(kind, members, factors)
 
 
@@ -116,7 +131,7 @@ def test_quantiles_never_cross_whatever_the_weights(kind: str, size: float) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_before_any_training_it_says_as_now(kind: str) -> None:
     past, context, station = with_gaps(kind, 50)
-    member = build_member(kind, scaling(kind), 30, context.shape[1], TINY)
+    member = untrained(kind, 30, context.shape[1])
     now = to_scale(kind, last_value(past[:, :, 0]))
     middle = says(member, [past, context, station])[:, :, 2]
     np.testing.assert_allclose(middle, np.repeat(now[:, None], len(AHEAD), axis=1), rtol=1e-6, atol=1e-5)
@@ -144,15 +159,14 @@ def test_what_is_beyond_a_gap_does_not_matter_and_what_was_said_does() -> None:
 def test_onnx_says_what_keras_says(kind: str) -> None:
     model = calibrated(kind)
     session = onnxruntime.InferenceSession(to_onnx(model), providers=["CPUExecutionProvider"])
-    unit = scaling(kind).ahead[:, None] if kind != "particulates" else 1.0  # The usual change at each horizon
+    unit = scaling(kind).ahead[0] if kind != "particulates" else 1.0
     for count in (1, 1000):
         given = with_gaps(kind, count)
         (again,) = session.run(None, dict(zip(("past", "context", "station"), given, strict=True)))
         wanted = says(model, given)
         assert again.shape == wanted.shape == (count, len(AHEAD), len(QUANTILES))
         assert (np.diff(again, axis=2) >= 0).all()
-        relative = abs(wanted) if kind == "particulates" else 0.1 * abs(wanted)
-        assert (abs(again - wanted) <= 1e-4 * unit + 1e-5 * relative).all()
+        np.testing.assert_allclose(again, wanted, rtol=1e-5 if kind == "particulates" else 1e-6, atol=1e-4 * unit)
 
 
 def test_a_name_changes_only_what_is_said_of_its_sensor() -> None:
@@ -177,7 +191,7 @@ def spoilt(block: np.ndarray) -> np.ndarray:
     return block
 
 
-def same_network(one: Network, other: Network) -> None:
+def assert_same_network(one: Network, other: Network) -> None:
     "Check weights, calibration, vocabulary and held-out forecasts."
     np.testing.assert_array_equal(one.vocabulary, other.vocabulary)
     np.testing.assert_array_equal(one.held.examples.step, other.held.examples.step)
@@ -194,14 +208,14 @@ def last_day(block: np.ndarray) -> np.ndarray:
 
 
 def test_training_sees_nothing_but_its_window_and_draws_the_same_again() -> None:
-    same_network(trained("temperature"), train(with_own(panel("temperature"), spoilt), PAST, STOP, TINY))
+    assert_same_network(trained("temperature"), train(with_own(panel("temperature"), spoilt), PAST, STOP, TINY))
 
 
 def test_training_sees_all_of_its_window() -> None:
     "The test above can fail."
     other = train(with_own(panel("temperature"), last_day), PAST, STOP, TINY)
     with pytest.raises(AssertionError):
-        same_network(trained("temperature"), other)
+        assert_same_network(trained("temperature"), other)
 
 
 def test_every_horizon_is_answered_once_by_a_network_that_learns_it() -> None:
@@ -210,12 +224,20 @@ def test_every_horizon_is_answered_once_by_a_network_that_learns_it() -> None:
     assert all({*numbers[answer]} <= {*numbers[learn]} and answer.stop == learn.stop for answer, learn in _SPANS)
 
 
+def test_a_series_with_four_times_as_many_examples_is_drawn_twice_as_often() -> None:
+    row = np.repeat([0, 1, 0], [400, 100, 100])
+    examples = Moments(np.repeat([0, 0, 1], [400, 100, 100]), row, np.arange(600))
+    chances = _chances(examples)
+    assert chances.sum() == pytest.approx(1)
+    assert [chances[:400].sum(), chances[400:500].sum(), chances[500:].sum()] == pytest.approx([0.5, 0.25, 0.25])
+
+
 def test_training_tells_of_every_epoch() -> None:
     told = []
     recipe = replace(TINY, members=2)
     train(panel("temperature"), PAST, STOP, recipe, lambda done, says: told.append((done, says)))
     assert [done for done, _ in told] == [*range(1, recipe.turns + 1)]
-    assert told[-1][1].startswith("network 6 (9 to 24 h), held-out loss ")
+    assert re.fullmatch(r"member 2, held-out losses (\d\.\d{4}(, )?){3}", told[-1][1])
 
 
 @pytest.mark.parametrize("kind", ["temperature", "particulates"])
@@ -267,18 +289,36 @@ def test_stretch_calibrates_a_known_distribution(level: float, wrong: float) -> 
     off = random.normal(0, spread)
     off[::7] = np.nan
     z = {0.05: -1.6449, 0.25: -0.6745, 0.75: 0.6745, 0.95: 1.6449}[level]
-    factor = stretch(off, z * spread / wrong, level)
+    factor = stretch(off, z * spread / wrong, level, random.uniform(0.1, 1, 100_000))
     assert factor == pytest.approx(wrong, rel=0.03)
     known = ~np.isnan(off)
     assert np.mean(off[known] <= factor * z * spread[known] / wrong) == pytest.approx(level, abs=0.005)
 
 
 def test_stretch_keeps_within_limits_and_needs_enough() -> None:
-    off = np.linspace(-50, 50, 1001)
-    assert [stretch(off, np.full(1001, size), 0.95) for size in (0.1, 1000.0)] == [4.0, 0.5]
-    assert stretch(off[:199], np.ones(199), 0.95) == 1.0
-    assert stretch(off, np.zeros(1001), 0.95) == 1.0
-    assert stretch(np.full(1001, np.nan), np.ones(1001), 0.05) == 1.0
+    off, alike = np.linspace(-50, 50, 1001), np.ones(1001)
+    assert [stretch(off, np.full(1001, size), 0.95, alike) for size in (0.1, 1000.0)] == [4.0, 0.5]
+    assert stretch(off[:199], np.ones(199), 0.95, alike[:199]) == 1.0
+    assert stretch(off, np.zeros(1001), 0.95, alike) == 1.0
+    assert stretch(np.full(1001, np.nan), np.ones(1001), 0.05, alike) == 1.0
+    assert stretch(off, np.ones(1001), 0.95, np.exp(-np.arange(1001) / 10)) == 1.0  # Hardly 20 of them count
+
+
+def test_stretch_follows_the_errors_that_count() -> None:
+    "Calm weeks of weight 9 beside wild ones of weight 1: the bands are nearly those of the calm ones."
+    random = np.random.default_rng(4)
+    calm = np.arange(20_000) < 10_000
+    off = random.normal(0, np.where(calm, 1.0, 3.0))
+    alone = stretch(off[calm], np.ones(10_000), 0.95, np.ones(10_000))
+    both, leaning = (stretch(off, np.ones(20_000), 0.95, np.where(calm, size, 1.0)) for size in (1, 9))
+    assert alone == pytest.approx(1.645, rel=0.03)
+    assert alone < leaning < 1.25 * alone < both
+
+
+def test_weeks_of_the_same_season_count_most() -> None:
+    days = np.array([1000, 1000 - 45, 1000 - 182, 1000 - 365, 1000 - 365 - 45])
+    weight = _in_season(days * PAST, 1000 * PAST)
+    np.testing.assert_allclose(weight, [1, 0.607, 0, 1, 0.607], atol=0.01)
 
 
 def test_the_loss_is_the_pinball_loss_and_leaves_gaps_out() -> None:

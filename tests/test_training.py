@@ -176,9 +176,9 @@ def test_a_file_that_says_something_else_is_not_published(
 
 
 def test_a_network_that_falls_silent_is_refused(first: First, empty: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    say = training.say_network
+    say = Network.say
     monkeypatch.setattr(training, "train", lambda *given: first.network)
-    monkeypatch.setattr(training, "say_network", lambda *given: np.where(say(*given) > 1e5, np.nan, say(*given)))
+    monkeypatch.setattr(Network, "say", lambda *given: np.where(say(*given) > 1e5, np.nan, say(*given)))
     trained = attempt(empty)
     assert trained is not None and not trained.published and "no finite forecast" in trained.reason
 

@@ -84,9 +84,15 @@ def fill(url: str, sensors: int, every_s: int) -> int:
 
 def publish_untrained(store_url: str, models: str) -> None:
     "Publish models of the full size, which answer as fast as trained ones."
-    import keras
-
-    from sensorlib.network import _SPANS, Recipe, _calibrated, build_member, measure_scaling, to_onnx
+    from sensorlib.network import (
+        _SPANS,
+        Recipe,
+        _calibrated,
+        build_network,
+        join_networks,
+        measure_scaling,
+        to_onnx,
+    )
 
     store, registry = open_store(store_url), open_registry(models)
     grids, sites = read_kinds(store, KINDS, NOW - 2 * DAY, NOW)
@@ -98,14 +104,11 @@ def publish_untrained(store_url: str, models: str) -> None:
         scaling = measure_scaling(kind, past, targets(panel, some))
         members = []
         for number in range(recipe.members):
-            parts = []
-            for answer, learn in _SPANS:
-                name = f"network_{number}_{answer.start}"
-                model = build_member(kind, scaling, 100, context.shape[1], recipe, learn, name)
-                parts.append(keras.Model(model.inputs, model.outputs[0][:, answer.start - learn.start :], name=name))
-            given = parts[0].inputs
-            together = keras.ops.concatenate([part(given) for part in parts], axis=1)
-            members.append(keras.Model(given, together, name=f"member_{number}"))
+            networks = [
+                build_network(kind, scaling, 100, context.shape[1], recipe, part, f"network_{number}_{at}")
+                for at, (_, part) in enumerate(_SPANS)
+            ]
+            members.append(join_networks(networks, f"member_{number}"))
         assert past.shape[2] == len(channels_of(kind))
         factors = np.ones((len(value_types_of(kind)), len(HORIZONS_MIN), len(QUANTILES)))
         files = {
