@@ -27,7 +27,7 @@ from sensorlib.network import (
     Network,
     Recipe,
     Scaling,
-    build_network,
+    build_networks,
     join_networks,
     measure_scaling,
     pinball,
@@ -89,11 +89,7 @@ def scaling(kind: str) -> Scaling:
 
 def untrained(kind: str, stations: int, columns: int, name: str = "member") -> keras.Model:
     "A member as it is before any training."
-    networks = [
-        build_network(kind, scaling(kind), stations, columns, TINY, part, f"{name}_{number}")
-        for number, (_, part) in enumerate(_SPANS)
-    ]
-    return join_networks(networks, name)
+    return join_networks(build_networks(kind, scaling(kind), stations, columns, TINY, name), name)
 
 
 def wild(kind: str, seed: int, size: float = 1.0, name: str = "member") -> keras.Model:

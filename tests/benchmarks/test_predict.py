@@ -84,15 +84,7 @@ def fill(url: str, sensors: int, every_s: int) -> int:
 
 def publish_untrained(store_url: str, models: str) -> None:
     "Publish models of the full size, which answer as fast as trained ones."
-    from sensorlib.network import (
-        _SPANS,
-        Recipe,
-        _calibrated,
-        build_network,
-        join_networks,
-        measure_scaling,
-        to_onnx,
-    )
+    from sensorlib.network import Recipe, _calibrated, build_networks, join_networks, measure_scaling, to_onnx
 
     store, registry = open_store(store_url), open_registry(models)
     grids, sites = read_kinds(store, KINDS, NOW - 2 * DAY, NOW)
@@ -104,10 +96,7 @@ def publish_untrained(store_url: str, models: str) -> None:
         scaling = measure_scaling(kind, past, targets(panel, some))
         members = []
         for number in range(recipe.members):
-            networks = [
-                build_network(kind, scaling, 100, context.shape[1], recipe, part, f"network_{number}_{at}")
-                for at, (_, part) in enumerate(_SPANS)
-            ]
+            networks = build_networks(kind, scaling, 100, context.shape[1], recipe, f"network_{number}")
             members.append(join_networks(networks, f"member_{number}"))
         assert past.shape[2] == len(channels_of(kind))
         factors = np.ones((len(value_types_of(kind)), len(HORIZONS_MIN), len(QUANTILES)))
