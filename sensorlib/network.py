@@ -203,7 +203,7 @@ def _build_network(
     quantiles = last[:, :, None] + change * scaling.ahead[part].astype("float32")[:, None]
     return keras.Model([past, context, station], quantiles, name=name)
 
-
+# %% ../nbs/17b_network.ipynb #50528605
 def build_networks(
     kind: str,
     scaling: Scaling,
@@ -408,7 +408,7 @@ def _stretches(panel: Panel, held: Held, value_types: int, stop: int) -> np.ndar
                     factors[number, at, which] = stretch(off, distance, level, weight[mine])
     return factors
 
-
+# %% ../nbs/17b_network.ipynb #c4fd7bc8
 def _stretched(middle: Any, distance: Any) -> Any:
     "Quantiles from a median (m, horizons, 1) and stretched distances; the outer ones stay outside of the inner ones."
     inner = distance[:, :, 1:4]
