@@ -154,7 +154,7 @@ def test_train_publishes_what_it_can_and_tells_of_the_rest(history: Path) -> Non
     assert names["outcome"]["noise"]["reason"] == "noise: no good readings in these days"
     manifest = newest(open_registry(models), "pressure").manifest
     assert manifest.version == names["outcome"]["pressure"]["version"]
-    assert names["bar"].n == names["recipe"].turns == 9 and len(names["fig"].data) == 1
+    assert names["bar"].n == names["recipe"].turns == 3 and len(names["fig"].data) == 1
 
 
 def test_train_knows_its_kinds(history: Path) -> None:
