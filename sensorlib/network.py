@@ -60,7 +60,7 @@ _SPANS = (  # Horizons that a network answers for, and those it learns
 class Recipe:
     "How a network is built and trained; chosen on months before those that tests use."
 
-    members: int = 3  # Networks whose quantiles are averaged
+    members: int = 3  # Whose quantiles are averaged
     folds: int = 6  # Each member holds out one block in so many
     units: int = 32  # Of the recurrent layer
     piece: int = 24  # Steps of ten minutes that the recurrent layer reads at once
@@ -317,16 +317,12 @@ class _Trainer:
         self.panel, self.examples, self.vocabulary, self.recipe = panel, examples, vocabulary, recipe
         drawn = np.random.default_rng(0).choice(len(examples), min(len(examples), 20_000), replace=False)
         past, context = inputs(panel, examples[drawn])
-        self.scaling, self.columns = (
-            measure_scaling(panel.kind, past, targets(panel, examples[drawn])),
-            context.shape[1],
-        )
+        self.scaling = measure_scaling(panel.kind, past, targets(panel, examples[drawn]))
+        self.columns = context.shape[1]
         keras.utils.set_random_seed(0)  # Whose dropout goes on from member to member
         self.networks = self.build("learner")
-        self.learner, self.speaker = (
-            _learner(self.networks, self.scaling, recipe),
-            join_networks(self.networks, "learner"),
-        )
+        self.learner = _learner(self.networks, self.scaling, recipe)
+        self.speaker = join_networks(self.networks, "speaker")
 
     def build(self, name: str) -> list[keras.Model]:
         "Networks that know nothing yet."
