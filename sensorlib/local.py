@@ -434,9 +434,7 @@ def start_job(
     "Start a job."
     logs = folder / "logs"
     (logs / f"{name}.log").unlink(missing_ok=True)
-    told = {"source" if name == "train" else "store": settings.store}
-    if name != "verify":
-        told["models"] = settings.models
+    told = {"source" if name == "train" else "store": settings.store, "models": settings.models}
     given = [word for key, value in told.items() for word in ("-p", key, value)]
     words: list[str | Path] = [
         *program,

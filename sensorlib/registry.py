@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'LAYOUT', 'Registry', 'open_registry', 'About', 'ModelFile', 'Manifest', 'Artefact', 'publish', 'newest',
-           'withdraw', 'restore', 'refuse', 'Version', 'versions', 'prune']
+           'withdraw', 'restore', 'note', 'noted', 'refuse', 'Version', 'versions', 'prune']
 
 # %% ../nbs/17d_registry.ipynb #1d8860a8
 import hashlib
@@ -129,6 +129,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     quantiles: tuple[float, ...]
     vocabulary: dict[str, Any] = {}  # Stations and the like, as JSON holds it
     served: dict[str, dict[int, str]] = {}  # Value type -> horizon [min] -> name of who serves it
+    widths: dict[str, dict[int, float]] = {}  # Value type -> horizon [min] -> width of its bands at first; 1 where none
     metrics: dict[str, Any] = {}  # How well it did, as JSON holds it
     reason: str = ""  # Why the gate decided as it did
 
@@ -348,6 +349,41 @@ def restore(
         raise SettingError(f"{kind}/{version} is not withdrawn, there is nothing to restore")
     with _told(registry, f"restore {kind}/{version}"):
         registry.fs.rm_file(f"{folder}/{_WITHDRAWN}")
+
+# %% ../nbs/17d_registry.ipynb #2a7b9bb5
+_NOTES = "notes"
+
+
+def note(
+    registry: Registry,
+    kind: str,  # One of `KINDS`
+    version: str,  # As `versions` names it
+    name: str,  # A plain name
+    data: bytes,
+) -> None:
+    "Write beside a version, over what was noted under this name before."
+    if not _FILE.fullmatch(name):
+        raise SettingError(
+            f"note beside {kind}/{version} is named {name!r}, expected letters, digits, '.', '_' and '-'"
+        )
+    folder = _existing(registry, kind, version)
+    with _told(registry, f"note {name} beside {kind}/{version}"):
+        _put(registry, f"{folder}/{_NOTES}/{name}", data)
+
+
+def noted(
+    registry: Registry,
+    kind: str,  # One of `KINDS`
+    version: str,  # As `versions` names it
+    name: str,  # A plain name
+) -> bytes | None:  # None where nothing was noted
+    "Read what was noted beside a version."
+    with _told(registry, f"read {name} beside {kind}/{version}"):
+        registry.fs.invalidate_cache()
+        try:
+            return bytes(registry.fs.cat_file(f"{registry.root}/{kind}/{version}/{_NOTES}/{name}"))
+        except FileNotFoundError:
+            return None
 
 # %% ../nbs/17d_registry.ipynb #5831e2b5
 def refuse(

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from sensorlib.registry import About, Registry, newest, open_registry, publish
 from sensorlib.rows import DAY, FORECAST_COLUMNS, QUANTILE_COLUMNS
 from sensorlib.sqlite import SqliteStore
 from sensorlib.store import Store, open_store
+from sensorlib.widths import keep_following
 from sensorlib.windows import HORIZONS_MIN, PAST, QUANTILES, Panel, moments, value_types_of
 
 if TYPE_CHECKING:
@@ -148,6 +149,12 @@ def put_model(registry: Registry, kind: str, value: float | None = None, who: st
 
 def put_models(registry: Registry) -> dict[str, str]:
     return {kind: put_model(registry, kind) for kind in KINDS}
+
+
+def artefact_made(registry: Registry, kind: str) -> datetime:
+    artefact = newest(registry, kind)
+    assert artefact is not None
+    return artefact.manifest.made
 
 
 def check_bands(frame: pd.DataFrame) -> None:
@@ -286,7 +293,8 @@ def test_no_number_that_is_none_is_written(bad: float) -> None:
 
     served = {"temperature": dict.fromkeys(HORIZONS_MIN, "network")}
     frame = forecast_panel(
-        panel, Forecaster("temperature", "v", run, np.array([], "int64"), fit_climates(panel, 0, panel.steps), served)
+        panel,
+        Forecaster("temperature", "v", run, np.array([], "int64"), fit_climates(panel, 0, panel.steps), served, {}),
     )
     series = len(panel.own("temperature"))
     assert len(frame) == len(HORIZONS_MIN) * (series - 1) - 1
@@ -318,6 +326,36 @@ def test_humidity_ends_at_0_and_100(value: float, file: SqliteStore, registry: R
     assert {*frame[list(QUANTILE_COLUMNS)].to_numpy().ravel()} == {min(max(value, 0), 100)}
 
 
+@pytest.mark.parametrize("who", ["network", "persistence"])
+def test_fans_are_as_wide_as_what_came_asks_for(who: str, file: SqliteStore, registry: Registry) -> None:
+    fill(file, city().query("value_type == 'temperature'"))
+    put_model(registry, "temperature", who=who)
+    predict(file, registry, NOW)
+    plain = stored(file, ("temperature",)).set_index(["sensor_id", "horizon_min"])
+    put_model(registry, "temperature", who=who, widths={"temperature": {60: 2.0, 1440: 0.5}})
+    predict(file, registry, NOW)
+    wide = stored(file, ("temperature",)).set_index(["sensor_id", "horizon_min"])
+    factor = wide.index.get_level_values(1).map({60: 2.0, 1440: 0.5}).fillna(1.0)
+    for name in QUANTILE_COLUMNS:
+        np.testing.assert_allclose(wide[name] - wide["p50"], factor * (plain[name] - plain["p50"]), atol=2e-3)
+    np.testing.assert_allclose(wide["p50"], plain["p50"], atol=1e-6)
+
+
+def test_what_came_widens_and_narrows_the_next_fans(file: SqliteStore, registry: Registry) -> None:
+    "Bands of 3 degrees around a value that nobody ever measures, but for the hour."
+    fill(file, city())
+    put_model(registry, "temperature", 60.0)
+    issued = max(artefact_made(registry, "temperature"), ISSUED)
+    told = pd.DataFrame({"value_type": "temperature", "horizon_min": [10, 60], "issued": pd.Timestamp(issued)})
+    compared = told.assign(observed=[60.0, 20.0], p05=57.0, p95=63.0)
+    keep_following(registry, issued + DAY, "temperature", compared)
+    predict(file, registry, NOW)
+    width = (
+        stored(file, ("temperature",)).eval("p95 - p50").groupby(stored(file, ("temperature",))["horizon_min"]).mean()
+    )
+    assert width[10] < 3 - 0.2 and width[60] > 3 + 1 and width[1440] == pytest.approx(3, abs=2e-3)
+
+
 @pytest.mark.parametrize("who", BASELINES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_bands_of_stand_ins_are_ordered(kind: str, who: str) -> None:
@@ -328,7 +366,7 @@ def test_bands_of_stand_ins_are_ordered(kind: str, who: str) -> None:
         return np.full((len(past), len(HORIZONS_MIN), 5), np.nan)
 
     climates = fit_climates(panel, 0, panel.steps)
-    frame = forecast_panel(panel, Forecaster(kind, "v", run, np.array([], "int64"), climates, served))
+    frame = forecast_panel(panel, Forecaster(kind, "v", run, np.array([], "int64"), climates, served, {}))
     assert {*frame["model"]} <= {who, "persistence"}
     check_bands(frame)
     assert not (kind in ("humidity", "particulates") and (frame[list(QUANTILE_COLUMNS)] < 0).any(axis=None))

@@ -53,7 +53,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
         patch.setenv("SENSORLIB_INFLUX_TOKEN", SECRET)
         moments = (ISSUED + timedelta(minutes=4), ISSUED + timedelta(hours=6, minutes=15))
         predicted = run_job("predict", given(folder, moments[0], "models"), folder / "runs")
-        verified = run_job("verify", given(folder, moments[1]), folder / "runs")
+        verified = run_job("verify", given(folder, moments[1], "models"), folder / "runs")
     return Jobs(folder, predicted, verified)
 
 
@@ -96,7 +96,7 @@ def test_the_page_has_a_table_and_a_picture_and_no_secret(which: str, pictures: 
 def test_a_store_without_forecasts_is_no_error(tmp_path: Path) -> None:
     at = ISSUED + timedelta(hours=1)
     assert run_job("predict", given(tmp_path, at, "models"), tmp_path / "runs").result["forecasts"] == 0
-    result = run_job("verify", given(tmp_path, at), tmp_path / "runs").result
+    result = run_job("verify", given(tmp_path, at, "models"), tmp_path / "runs").result
     assert result == {"compared": 0, "waiting": 0, "forecasts": 0, "skill": []}
 
 
