@@ -67,6 +67,7 @@ class Recipe:
     width: int = 128  # Of the layer that joins everything
     dropout: float = 0.1
     channel_dropout: float = 0.1  # Share of the channels beside its own that a network does not hear while it learns
+    own_dropout: float = 0.5  # Share of the examples of whose own day the farthest network hears the newest hour alone
     epochs: int = 10  # At most; the best on held-out weeks is kept
     batches: int = 300  # An epoch
     batch: int = 128  # Examples
@@ -153,15 +154,14 @@ def _newest(kind: str, scaling: Scaling, scaled: Any) -> Any:
     return ops.concatenate([ops.arcsinh(fine), ops.reshape(known, (-1, _NEWEST * related)), coarse], axis=1)
 
 
-def _a_day_before(kind: str, scaled: Any) -> Any:
-    "Mean of the related channels within half an hour of 24 hours before each horizon: (m, horizons, features)."
-    channels, related, told = len(channels_of(kind)), related_channels(kind), []
-    for ahead in AHEAD:
-        span = slice(max(ahead - 1 - _HOUR // 2, 0), min(ahead + _HOUR // 2, PAST))
-        heard = ops.sum(scaled[:, span, channels : channels + related], axis=1)
-        mean = ops.sum(scaled[:, span, :related], axis=1) / ops.maximum(heard, 1.0)
-        told.append(ops.concatenate([mean, heard / (span.stop - span.start)], axis=1))
-    return ops.stack(told, axis=1)
+def _a_day_before(kind: str, scaled: Any, part: slice) -> Any:
+    "Mean of the related channels within half an hour of 24 hours before some horizons: (m, horizons, features)."
+    channels, related = len(channels_of(kind)), related_channels(kind)
+    first = np.array(AHEAD[part])[:, None] - 1 - _HOUR // 2
+    near = ((np.arange(PAST) >= first) & (np.arange(PAST) <= first + _HOUR)).astype("float32")
+    heard = ops.matmul(near, scaled[:, :, channels : channels + related])
+    mean = ops.matmul(near, scaled[:, :, :related]) / ops.maximum(heard, 1.0)
+    return ops.concatenate([mean, heard / near.sum(axis=1, keepdims=True)], axis=2)
 
 # %% ../nbs/17b_network.ipynb #2ee93e40
 def _ordered(numbers: Any) -> Any:
@@ -172,6 +172,17 @@ def _ordered(numbers: Any) -> Any:
     return ops.stack([low - step[:, :, 0], low, middle, high, high + step[:, :, 4]], axis=2)
 
 
+def _heard(past: Any, recipe: Recipe, part: slice) -> Any:
+    "What a network hears while it learns: all but what is silenced, (m, PAST, channels)."
+    beside = layers.Dropout(recipe.channel_dropout, noise_shape=(None, 1, None))(ops.ones_like(past[:, :1, 1:])) > 0
+    own, others = past[:, :, :1], ops.where(beside, past[:, :, 1:], np.nan)
+    if part == _SPANS[-1][1]:
+        whole = layers.Dropout(recipe.own_dropout)(ops.ones_like(own[:, :1])) > 0
+        newest = np.arange(PAST)[None, :, None] >= PAST - _HOUR
+        own = ops.where(ops.logical_or(whole, newest), own, np.nan)
+    return ops.concatenate([own, others], axis=2)
+
+
 def _build_network(
     kind: str, scaling: Scaling, stations: int, columns: int, recipe: Recipe, part: slice, name: str
 ) -> keras.Model:
@@ -180,9 +191,7 @@ def _build_network(
     past = layers.Input((PAST, len(channels_of(kind))), name="past")
     context = layers.Input((columns,), name="context")
     station = layers.Input((), dtype="int32", name="station")
-    heard = layers.Dropout(recipe.channel_dropout, noise_shape=(None, 1, None))(ops.ones_like(past[:, :1, 1:])) > 0
-    others = ops.where(heard, past[:, :, 1:], np.nan)
-    scaled, last, age = _scaled(kind, scaling, ops.concatenate([past[:, :, :1], others], axis=2))
+    scaled, last, age = _scaled(kind, scaling, _heard(past, recipe, part))
     hours = ops.reshape(scaled, (-1, PAST // recipe.piece, recipe.piece * scaled.shape[2]))
     hours = layers.Dropout(recipe.dropout)(layers.Dense(recipe.units, activation="relu")(hours))
     memory = layers.GRU(recipe.units)(hours)
@@ -193,7 +202,7 @@ def _build_network(
     known = layers.Dropout(recipe.dropout)(layers.Dense(recipe.width, activation="relu")(known))
     sun = context[:, CONTEXT_SUN : CONTEXT_SUN + len(AHEAD), None][:, part]
     which = ops.zeros_like(sun) + np.eye(horizons, dtype="float32")
-    day_before = _a_day_before(kind, scaled)[:, part]
+    day_before = _a_day_before(kind, scaled, part)
     asked = layers.Dense(recipe.width // 2)(layers.Concatenate()([day_before, sun, which]))
     asked = ops.relu(layers.Dense(recipe.width // 2, use_bias=False)(known)[:, None] + asked)
     asked = layers.Dropout(recipe.dropout)(asked)
