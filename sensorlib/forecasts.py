@@ -23,7 +23,7 @@ from .grids import STEP_S, Grid, read_grids, to_grids
 from .registry import Artefact, Registry, newest
 from .rows import DAY, EPOCH, FORECAST_COLUMNS, QUANTILE_COLUMNS, SECOND
 from .store import Store
-from .widths import factors_of, widen, load_widths
+from .widths import factors_of, load_widths, widen
 from sensorlib.windows import (
     AHEAD,
     HORIZONS_MIN,

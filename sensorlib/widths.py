@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from math import exp
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 GAIN = 1.0  # Change of a width's logarithm in a day for each unit of the share outside
 _OUTSIDE = 0.1  # What the outer band promises
 _LEAST, _MOST = 0.25, 4.0
+_Factor = Annotated[float, msgspec.Meta(ge=_LEAST, le=_MOST)]
 _LONGEST_DAYS = 1.0  # Between two comparisons; after a longer break a width moves no further
 
 
@@ -32,7 +34,7 @@ class Widths(msgspec.Struct, frozen=True):
     "Factors for the fans of a kind."
 
     until: datetime  # When they were last compared with what came, UTC
-    factors: dict[str, dict[int, float]]  # Value type -> horizon [min] -> factor; 1 where there is none
+    factors: dict[str, dict[int, _Factor]]  # Value type -> horizon [min] -> factor; 1 where there is none
 
 
 def follow(

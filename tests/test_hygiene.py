@@ -91,6 +91,11 @@ def requirements() -> list[Requirement]:
     return [Requirement(text) for text in importlib.metadata.requires("sensorlib") or []]
 
 
+def test_what_lies_at_the_top_is_text() -> None:
+    found = [path.name for path in tracked() if path.parent == ROOT and b"\0" in path.read_bytes()]
+    assert found == [], "packages and pictures do not belong here"
+
+
 @each(LIBRARY)
 def test_library_imports_only_lower_numbers(path: Path) -> None:
     number = path.stem.split("_", 1)[0]

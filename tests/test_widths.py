@@ -16,6 +16,7 @@ from sensorlib.windows import HORIZONS_MIN, QUANTILES
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOURS = 24 * 40
+FAR_TOO_WIDE = b'{"until": "2026-03-01T00:00:00Z", "factors": {"P2": {"60": 400.0}}}'
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_without_a_model_nothing_is_noted(registry: Registry) -> None:
     assert not Path(registry.root).exists()
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"until": "yesterday", "factors": {}}', b'{"factors": 3}', bytes(100)])
+@pytest.mark.parametrize("text", [b"", b"{", b'{"until": "yesterday", "factors": {}}', b'{"factors": 3}', FAR_TOO_WIDE, bytes(100)])
 def test_a_damaged_note_is_told_and_widths_begin_anew(
     text: bytes, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
