@@ -205,7 +205,7 @@ def choose_served(
     held: Held,
 ) -> dict[str, dict[int, str]]:  # Value type -> horizon [min] -> `network` or a baseline
     "Choose who serves each cell, on held-out weeks at the end of the training."
-    half = min(CHOICE_DAYS * PAST, stop // 2) // 2
+    half = min(CHOICE_DAYS * PAST, stop - 1) // 2
     frames = []
     for begin in (stop - 2 * half, stop - half):
         mine = np.flatnonzero((held.examples.step >= begin) & (held.examples.step < begin + half))

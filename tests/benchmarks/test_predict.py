@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sensorlib.baselines import dump_climates, fit_climates
 from sensorlib.core import KINDS, Reading, kind_of
@@ -113,6 +114,7 @@ def publish_untrained(store_url: str, models: str) -> None:
     assert panel.steps == 2 * PAST
 
 
+@pytest.mark.timeout(3600)  # Most of it makes the stores
 def test_predict_the_network(tmp_path: Path) -> None:
     sizes = [int(size) for size in os.environ.get("SENSORS", "1000,15000,50000").split(",")]
     every_s = int(os.environ.get("EVERY_S", "600"))
