@@ -187,7 +187,7 @@ def command_line(tmp_path: Path) -> list[str]:
     (folder := tmp_path / "nbs").mkdir()
     told = 'store = ""  # URL\nmodels = ""  # Folder'
     write_job(folder, "21_predict.ipynb", told, "from sensorlib.jobs import Result\nResult(store=store, models=models)")
-    write_job(folder, "22_verify.ipynb", 'store = ""  # URL', "import time\ntime.sleep(60)")
+    write_job(folder, "22_verify.ipynb", told, "import time\ntime.sleep(60)")
     script = tmp_path / "cli.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom sensorlib import cli, jobs\n"
