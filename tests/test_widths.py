@@ -181,7 +181,9 @@ def test_without_a_model_nothing_is_noted(registry: Registry) -> None:
     assert not Path(registry.root).exists()
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"until": "yesterday", "factors": {}}', b'{"factors": 3}', FAR_TOO_WIDE, bytes(100)])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"until": "yesterday", "factors": {}}', b'{"factors": 3}', FAR_TOO_WIDE, bytes(100)]
+)
 def test_a_damaged_note_is_told_and_widths_begin_anew(
     text: bytes, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
