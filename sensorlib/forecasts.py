@@ -44,6 +44,11 @@ from sensorlib.windows import (
 )
 
 # %% ../nbs/17f_forecasts.ipynb #07a3f71f
+def _value_types(panel: Panel, examples: Moments) -> np.ndarray:
+    "Names of the value types of examples."
+    return np.array(value_types_of(panel.kind), object)[examples.value_type]
+
+
 def long_frame(
     panel: Panel,
     examples: Moments,
@@ -53,10 +58,9 @@ def long_frame(
     "Lay arrays of forecasts out as a table."
     kept = [HORIZONS_MIN.index(minutes) for minutes in horizons_min]
     times = pd.to_datetime(issued_s(panel, examples), unit="s", utc=True)
-    names = np.array(value_types_of(panel.kind), object)[examples.value_type]
     frame = {
         "sensor_id": np.repeat(sensor_ids_of(panel, examples), len(kept)),
-        "value_type": np.repeat(names, len(kept)),
+        "value_type": np.repeat(_value_types(panel, examples), len(kept)),
         "issued": times.repeat(len(kept)),
         "horizon_min": np.tile(np.array(horizons_min), len(examples)),
     }
@@ -120,7 +124,6 @@ def run_onnx(
 # %% ../nbs/17f_forecasts.ipynb #8b46ea8d
 def _forecaster(registry: Registry, artefact: Artefact) -> Forecaster:
     manifest = artefact.manifest
-    widths = load_widths(registry, manifest.kind, manifest.version, manifest.made, manifest.widths)
     return Forecaster(
         kind=manifest.kind,
         version=manifest.version,
@@ -128,7 +131,7 @@ def _forecaster(registry: Registry, artefact: Artefact) -> Forecaster:
         vocabulary=np.array(manifest.vocabulary["sensor_ids"], "int64"),
         climates=load_climates(artefact.files[CLIMATE_FILE]),
         served=manifest.served,
-        widths=widths.factors,
+        widths=load_widths(registry, manifest).factors,
     )
 
 
@@ -222,8 +225,8 @@ def answer(
         elif len(mine):
             _stand_in(said, panel.kind, mine, climates[value_type], served[value_type])
     if forecaster:
-        names = np.array(value_types_of(panel.kind), object)[examples.value_type]
-        said.quantiles[:] = widen(panel.kind, said.quantiles, factors_of(forecaster.widths, names))
+        factors = factors_of(forecaster.widths, _value_types(panel, examples))
+        said.quantiles[:] = widen(panel.kind, said.quantiles, factors)
     np.clip(said.quantiles, *_ENDS.get(panel.kind, (-np.inf, np.inf)), out=said.quantiles)
     return said
 

@@ -70,8 +70,10 @@ def _served(decision: Decision, value_types: list[str]) -> dict[str, dict[int, s
 
 def _widths(decision: Decision, widths: Widths) -> dict[str, dict[int, float]]:
     "Widths of the fans that the network serves."
-    mine = {name: [at for at, who in cells.items() if who == MODEL] for name, cells in decision.served.items()}
-    return {name: {at: widths.factors[name][at] for at in cells} for name, cells in mine.items()}
+    return {
+        name: {at: widths.factors[name][at] for at, who in cells.items() if who == MODEL}
+        for name, cells in decision.served.items()
+    }
 
 # %% ../nbs/17i_training.ipynb #084de311
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .baselines import from_scale, to_scale
-from .registry import Registry, newest, note, noted
+from .registry import Manifest, Registry, newest, note, noted
 from .rows import DAY, EPOCH, QUANTILE_COLUMNS
 from .windows import HORIZONS_MIN
 
@@ -89,7 +89,7 @@ def replay(
     fans, names = list(QUANTILE_COLUMNS), frame["value_type"].to_numpy(object)
     column = np.searchsorted(HORIZONS_MIN, frame["horizon_min"].to_numpy())
     said = frame[fans].to_numpy("float64", copy=True)
-    told = frame[["value_type", "horizon_min", "observed", "p05", "p95"]].copy()
+    told = frame[["value_type", "horizon_min", "observed"]]
     widths = Widths(issued.min().to_pydatetime() if len(frame) else EPOCH, {})
     for hour in pd.Index(issued).union(pd.Index(due)).unique():
         if len(mine := of_issue.get(hour, [])):
@@ -106,20 +106,17 @@ _NOTE = "widths.json"
 
 def load_widths(
     registry: Registry,
-    kind: str,
-    version: str,
-    made: datetime,  # When the version was
-    at_first: Mapping[str, Mapping[int, float]],  # As its manifest tells
+    manifest: Manifest,  # Of the version
 ) -> Widths:
     "Read how wide the fans of a version are now."
-    begin = Widths(made, {name: dict(cells) for name, cells in at_first.items()})
-    text = noted(registry, kind, version, _NOTE)
+    begin = Widths(manifest.made, manifest.widths)
+    text = noted(registry, manifest.kind, manifest.version, _NOTE)
     if text is None:
         return begin
     try:
         return msgspec.json.decode(text, type=Widths)
     except msgspec.DecodeError as error:
-        log.error("widths beside %s/%s cannot be read, they begin anew: %s", kind, version, error)
+        log.error("widths beside %s/%s cannot be read, they begin anew: %s", manifest.kind, manifest.version, error)
         return begin
 
 
@@ -133,7 +130,7 @@ def keep_following(
     artefact = newest(registry, kind)
     if artefact is None:
         return
-    about = artefact.manifest
-    widths = load_widths(registry, kind, about.version, about.made, about.widths)
-    mine = compared[compared["issued"] >= about.made]
-    note(registry, kind, about.version, _NOTE, msgspec.json.encode(follow(widths, mine, now)))
+    manifest = artefact.manifest
+    mine = compared[compared["issued"] >= manifest.made]
+    widths = follow(load_widths(registry, manifest), mine, now)
+    note(registry, kind, manifest.version, _NOTE, msgspec.json.encode(widths))

@@ -350,9 +350,8 @@ def test_what_came_widens_and_narrows_the_next_fans(file: SqliteStore, registry:
     compared = told.assign(observed=[60.0, 20.0], p05=57.0, p95=63.0)
     keep_following(registry, issued + DAY, "temperature", compared)
     predict(file, registry, NOW)
-    width = (
-        stored(file, ("temperature",)).eval("p95 - p50").groupby(stored(file, ("temperature",))["horizon_min"]).mean()
-    )
+    frame = stored(file, ("temperature",))
+    width = (frame["p95"] - frame["p50"]).groupby(frame["horizon_min"]).mean()
     assert width[10] < 3 - 0.2 and width[60] > 3 + 1 and width[1440] == pytest.approx(3, abs=2e-3)
 
 

@@ -39,7 +39,7 @@ def put(registry: Registry, **widths: float) -> Manifest:
 
 
 def now_of(registry: Registry, made: Manifest) -> Widths:
-    return load_widths(registry, made.kind, made.version, made.made, made.widths)
+    return load_widths(registry, made)
 
 
 def came(outside: float, issued: datetime = NOW, many: int = 100) -> pd.DataFrame:
