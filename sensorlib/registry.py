@@ -117,7 +117,6 @@ def _put(registry: Registry, path: str, data: bytes) -> None:
 # %% ../nbs/17d_registry.ipynb #d005571e
 LAYOUT = 1  # Of the folders and manifests; a newer one is refused, not guessed
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +129,6 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     quantiles: tuple[float, ...]
     vocabulary: dict[str, Any] = {}  # Stations and the like, as JSON holds it
     served: dict[str, dict[int, str]] = {}  # Value type -> horizon [min] -> name of who serves it
-    leans: dict[str, dict[int, _Share]] = {}  # Value type -> horizon [min] -> share of the usual; 0 where none
     widths: dict[str, dict[int, float]] = {}  # Value type -> horizon [min] -> width of its bands at first; 1 where none
     metrics: dict[str, Any] = {}  # How well it did, as JSON holds it
     reason: str = ""  # Why the gate decided as it did

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HORIZONS_MIN', 'QUANTILES', 'AHEAD', 'PAST', 'FRESH', 'SIBLINGS', 'COMPANIONS', 'CONTEXT_SUN', 'value_types_of',
            'channels_of', 'related_channels', 'Panel', 'make_panel', 'read_kinds', 'read_panel', 'Moments', 'moments',
-           'site_values', 'sensor_ids_of', 'issued_s', 'inputs', 'targets', 'station_numbers', 'by_cell']
+           'site_values', 'sensor_ids_of', 'issued_s', 'inputs', 'targets', 'station_numbers']
 
 # %% ../nbs/17_windows.ipynb #c51c9866
 from collections.abc import Iterable, Mapping
@@ -262,14 +262,3 @@ def station_numbers(
     row = np.searchsorted(vocabulary, sensor_ids)
     known = np.append(vocabulary, -1)[row] == sensor_ids
     return np.where(known, row + 1, 0).astype("int32")
-
-# %% ../nbs/17_windows.ipynb #b28b79a6
-def by_cell(
-    table: Mapping[str, Mapping[int, float]],  # Value type -> horizon [min] -> a number
-    value_types: np.ndarray,  # Of the examples, shape (m,)
-    otherwise: float,  # Where the table says nothing
-) -> np.ndarray:  # Shape (m, horizons)
-    "Look up the numbers of examples."
-    names, place = np.unique(value_types.astype(str), return_inverse=True)
-    rows = [[table.get(name, {}).get(minutes, otherwise) for minutes in HORIZONS_MIN] for name in names]
-    return np.array(rows).reshape(len(names), len(HORIZONS_MIN))[place]

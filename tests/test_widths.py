@@ -11,7 +11,7 @@ import pytest
 
 from sensorlib.registry import About, Manifest, Registry, newest, note, noted, open_registry, prune, publish, withdraw
 from sensorlib.rows import DAY, QUANTILE_COLUMNS
-from sensorlib.widths import GAIN, Widths, follow, keep_following, load_widths, replay, widen
+from sensorlib.widths import GAIN, Widths, factors_of, follow, keep_following, load_widths, replay, widen
 from sensorlib.windows import HORIZONS_MIN, QUANTILES
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -107,6 +107,12 @@ def test_a_widened_fan_keeps_its_median_and_its_order(kind: str, factor: float) 
     np.testing.assert_allclose(wide[:, :, 2], fans[:, :, 2], rtol=1e-12)
     assert (np.diff(wide, axis=2) >= 0).all() and not (kind == "particulates" and (wide < 0).any())
     assert np.array_equal(wide, fans) == (factor == 1.0)
+
+
+def test_each_value_type_and_horizon_has_its_factor() -> None:
+    table = factors_of({"P1": {10: 2.0}, "P2": {1440: 3.0}}, np.array(["P2", "P1", "P2"], object))
+    assert table.shape == (3, len(HORIZONS_MIN)) and table[1, 0] == 2.0 and (table[[0, 2], -1] == 3.0).all()
+    assert table.sum() == 3 * len(HORIZONS_MIN) + 1 + 2 + 2
 
 
 # A month again

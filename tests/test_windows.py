@@ -15,7 +15,7 @@ from sensorlib.core import KINDS, VALUE_TYPES
 from sensorlib.grids import STEP_S, to_grids
 from sensorlib.sqlite import SqliteStore
 from sensorlib.windows import AHEAD, CONTEXT_SUN, FRESH, HORIZONS_MIN, PAST, SIBLINGS, Moments, Panel
-from sensorlib.windows import by_cell, channels_of, inputs, issued_s, make_panel, moments, read_panel, site_values
+from sensorlib.windows import channels_of, inputs, issued_s, make_panel, moments, read_panel, site_values
 from sensorlib.windows import station_numbers, targets, value_types_of
 
 DAYS, SPLIT_DAYS = 4, 2.5
@@ -289,10 +289,3 @@ def test_an_empty_store_gives_an_empty_panel(tmp_path: Path) -> None:
     with closing(SqliteStore(tmp_path / "readings.db")) as store:
         panel = read_panel(store, "pressure", START, START + timedelta(days=2))
     assert (panel.channels, panel.steps) == ({}, 0)
-
-
-def test_a_number_is_looked_up_by_value_type_and_horizon() -> None:
-    table = by_cell({"P1": {10: 2.0}, "P2": {1440: 3.0}}, np.array(["P2", "P1", "P2"], object), 1.0)
-    assert table.shape == (3, len(HORIZONS_MIN)) and table[1, 0] == 2.0 and (table[[0, 2], -1] == 3.0).all()
-    assert table.sum() == 3 * len(HORIZONS_MIN) + 1 + 2 + 2
-    assert by_cell({}, np.array([], object), 0.0).shape == (0, len(HORIZONS_MIN))
