@@ -68,7 +68,7 @@ class Recipe:
     dropout: float = 0.1
     channel_dropout: float = 0.1  # Share of the channels beside its own that a network does not hear while it learns
     own_dropout: float = 0.5  # Share of the examples of whose own day the farthest network hears the newest hour alone
-    epochs: int = 10  # At most; the best on held-out weeks is kept
+    epochs: int = 8  # At most; the best on held-out weeks is kept
     batches: int = 300  # An epoch
     batch: int = 128  # Examples
     rate: float = 2e-3  # Highest learning rate
@@ -263,7 +263,7 @@ def _say(model: keras.Model, panel: Panel, examples: Moments, vocabulary: np.nda
     said = [np.empty((0, *model.outputs[0].shape[1:]), "float32")]
     for at in range(0, len(examples), 4096):
         part = np.arange(at, min(at + 4096, len(examples)))
-        said.append(ops.convert_to_numpy(model([*inputs(panel, examples[part]), station[part]], training=False)))
+        said.append(model.predict_on_batch([*inputs(panel, examples[part]), station[part]]))
     return np.concatenate(said)
 
 # %% ../nbs/17b_network.ipynb #d90f8ed9
