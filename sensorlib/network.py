@@ -257,13 +257,17 @@ def pinball(
     return loss
 
 
+_AT_A_TIME = 2048  # Examples; always so many, since Keras compiles anew for another number
+
+
 def _say(model: keras.Model, panel: Panel, examples: Moments, vocabulary: np.ndarray) -> np.ndarray:
     "Ask a model about examples, in pieces: (m, horizons, quantiles)."
     station = station_numbers(vocabulary, sensor_ids_of(panel, examples))
     said = [np.empty((0, *model.outputs[0].shape[1:]), "float32")]
-    for at in range(0, len(examples), 4096):
-        part = np.arange(at, min(at + 4096, len(examples)))
-        said.append(model.predict_on_batch([*inputs(panel, examples[part]), station[part]]))
+    for at in range(0, len(examples), _AT_A_TIME):
+        part = np.minimum(np.arange(at, at + _AT_A_TIME), len(examples) - 1)
+        asked = [*inputs(panel, examples[part]), station[part]]
+        said.append(model.predict_on_batch(asked)[: len(examples) - at])
     return np.concatenate(said)
 
 # %% ../nbs/17b_network.ipynb #d90f8ed9
