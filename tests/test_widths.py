@@ -38,10 +38,6 @@ def put(registry: Registry, **widths: float) -> Manifest:
     return publish(registry, "particulates", {"model.onnx": b"weights"}, about)
 
 
-def now_of(registry: Registry, made: Manifest) -> Widths:
-    return load_widths(registry, made)
-
-
 def came(outside: float, issued: datetime = NOW, many: int = 100) -> pd.DataFrame:
     "Forecasts of P2 an hour ahead, of which a share fell outside."
     observed = np.where(np.arange(many) < outside * many, 50.0, 10.0)
@@ -153,27 +149,27 @@ def test_a_shuffled_table_and_an_empty_one_are_replayed_alike() -> None:
 
 def test_widths_begin_as_the_manifest_says_and_follow(registry: Registry) -> None:
     made = put(registry, P2=1.5)
-    assert now_of(registry, made).factors == {"P2": {60: 1.5}}
+    assert load_widths(registry, made).factors == {"P2": {60: 1.5}}
     keep_following(registry, made.made + DAY, "particulates", came(0.3, made.made))
-    assert now_of(registry, made).factors["P2"][60] == pytest.approx(1.5 * exp(0.2))
+    assert load_widths(registry, made).factors["P2"][60] == pytest.approx(1.5 * exp(0.2))
     keep_following(registry, made.made + 2 * DAY, "particulates", came(0.0, made.made))
-    assert now_of(registry, made).factors["P2"][60] == pytest.approx(1.5 * exp(0.1))
+    assert load_widths(registry, made).factors["P2"][60] == pytest.approx(1.5 * exp(0.1))
 
 
 def test_what_an_older_version_said_does_not_count(registry: Registry) -> None:
     made = put(registry)
     keep_following(registry, made.made + DAY, "particulates", came(1.0, made.made - timedelta(seconds=1)))
-    assert now_of(registry, made).factors == {}
+    assert load_widths(registry, made).factors == {}
 
 
 def test_each_version_has_its_own(registry: Registry) -> None:
     first = put(registry)
     keep_following(registry, first.made + DAY, "particulates", came(0.5, first.made))
     second = put(registry, P1=0.8)
-    assert now_of(registry, second).factors == {"P1": {60: 0.8}}
+    assert load_widths(registry, second).factors == {"P1": {60: 0.8}}
     withdraw(registry, "particulates", second.version, "a test")
     keep_following(registry, first.made + 2 * DAY, "particulates", came(0.5, first.made))
-    assert now_of(registry, first).factors["P2"][60] == pytest.approx(exp(0.8))
+    assert load_widths(registry, first).factors["P2"][60] == pytest.approx(exp(0.8))
 
 
 def test_without_a_model_nothing_is_noted(registry: Registry) -> None:
@@ -190,10 +186,10 @@ def test_a_damaged_note_is_told_and_widths_begin_anew(
     made = put(registry, P2=1.5)
     note(registry, "particulates", made.version, "widths.json", text)
     with caplog.at_level(logging.ERROR):
-        assert now_of(registry, made) == Widths(made.made, {"P2": {60: 1.5}})
+        assert load_widths(registry, made) == Widths(made.made, {"P2": {60: 1.5}})
     assert "cannot be read" in caplog.text and made.version in caplog.text
     keep_following(registry, made.made + DAY, "particulates", came(0.1, made.made))
-    assert now_of(registry, made).factors["P2"][60] == pytest.approx(1.5)
+    assert load_widths(registry, made).factors["P2"][60] == pytest.approx(1.5)
 
 
 def test_notes_neither_spoil_a_version_nor_outlive_it(registry: Registry) -> None:
