@@ -14,6 +14,7 @@ import base64
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -60,15 +61,22 @@ from .stream import fetch_jars, java_home
 log = logging.getLogger(__name__)
 
 # %% ../nbs/19_local.ipynb #c65e456b
+_PORTS = range(20_000, 32_768)
+
+
 def free_ports(
     count: int,  # How many
 ) -> list[int]:  # Different ports on the loopback address
-    "Find ports that nobody listens on."
+    "Find ports that nobody uses, or soon will."
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+            if len(found) == count:
+                break
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 # %% ../nbs/19_local.ipynb #aa6372a4
 def _begin(nice: int) -> None:
@@ -184,7 +192,7 @@ def wait_for_topics(
     broker: Part,  # The broker that was started
     brokers: str,  # Its address
     partitions: int = 1,  # Partitions of a new topic; one keeps the order among sensors, so that verdicts can be repeated
-    patience_s: float = 60.0,  # Longest wait [s]
+    patience_s: float = 180.0,  # Longest wait [s]
 ) -> None:
     "Make the topics as soon as the broker answers."
     deadline = time.monotonic() + patience_s

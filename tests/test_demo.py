@@ -222,6 +222,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Demo]]:
         begun = [start(folder, "--source", "simulate", "--sensors", 50) for folder in folders]
         for demo in begun:
             wait_until(lambda demo=demo: demo.stored() or demo.process.poll() is not None, 180, demo)
+            assert demo.process.poll() is None, demo.said
         yield begun
 
 
