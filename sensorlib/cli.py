@@ -91,9 +91,12 @@ def scrape(arguments: Arguments) -> int:
 def stream(arguments: Arguments) -> int:
     "Run the Flink job on Kafka, or over files."
     from sensorlib.service import Health, serving, stop_on_signals
-    from sensorlib.stream import run_batch, run_stream
+    from sensorlib.stream import run_batch, run_detached, run_stream
 
     settings = _settings(arguments)
+    if arguments.detached:
+        run_detached(settings)
+        return 0
     if arguments.batch:
         run_batch(arguments.batch, arguments.out, settings.parallelism)
         return 0
@@ -376,14 +379,15 @@ def completeness(arguments: Arguments) -> int:
 
 def run(arguments: Arguments) -> int:
     "Run a job notebook: train, predict or verify."
-    from sensorlib.jobs import described, find_job, parameters_of, run_job
+    from sensorlib.jobs import described, find_job, parameters_of, read_parameters, run_job
 
     if arguments.parameters:
         known = parameters_of(find_job(arguments.job))
         told = {name: {"default": p.default, "help": p.help} for name, p in known.items()}
         print(json.dumps(told) if arguments.json else "\n".join(described(known)))
         return 0
-    done = run_job(arguments.job, dict(arguments.given), arguments.out, timeout_s=arguments.timeout)
+    given = (read_parameters(arguments.file) if arguments.file else {}) | dict(arguments.given)
+    done = run_job(arguments.job, given, arguments.out, timeout_s=arguments.timeout)
     _print_result(arguments, done.result if arguments.json else {**done.result, "notebook": str(done.notebook)})
     return 0
 
@@ -657,6 +661,8 @@ def _add_services(commands: Any) -> None:
     added.add_argument("--status", type=Path, help=STATUS_HELP)
     added = _command(commands, stream, "brokers checkpoints parallelism listen log_format", json_too=False)
     added.add_argument("--status", type=Path, help=STATUS_HELP)
+    detached = "hand the job over to the Flink cluster that runs this program, and end; checkpoints, restarts and parallelism are its affair"
+    added.add_argument("--detached", action="store_true", help=detached)
     batch = "run over this file or folder of raw records instead of Kafka"
     added.add_argument("--batch", type=Path, metavar="PATH", help=batch)
     added.add_argument("--out", type=Path, default=Path("readings"), help="where --batch writes, one folder a topic")
@@ -689,6 +695,7 @@ def _add_models(commands: Any) -> None:
     added.add_argument("job", metavar="NAME", help="train, predict or verify")
     given = "set a parameter of the job; may be repeated"
     added.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), help=given)
+    added.add_argument("-f", dest="file", type=Path, metavar="FILE", help="read parameters from this YAML file; -p wins over it")
     added.add_argument("--parameters", action="store_true", help="list the parameters of the job, and run nothing")
     added.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="keeps the executed notebooks")
     added.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer; default: no limit")

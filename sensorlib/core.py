@@ -7,8 +7,8 @@ __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPI
            'KIND_TOPICS', 'DEAD_REASONS', 'NUMBER', 'IDENTIFIER', 'TIME', 'TIME_AS_WRITTEN', 'NAME_LENGTH',
            'READING_COLUMNS', 'ValueType', 'kind_of', 'parse_number', 'parse_id', 'parse_time', 'format_time',
            'Reading', 'SensorlibError', 'SettingError', 'FeedError', 'BusError', 'StoreError', 'StoreRefused',
-           'RegistryError', 'JobFailed', 'MissingPart', 'PlaceError', 'PartDied', 'Settings', 'load_settings',
-           'write_status', 'read_status']
+           'RegistryError', 'JobFailed', 'MissingPart', 'PlaceError', 'PartDied', 'chosen_kinds', 'Settings',
+           'load_settings', 'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
 import json
@@ -199,6 +199,16 @@ class PlaceError(SensorlibError, ConnectionError):
 
 class PartDied(SensorlibError, ChildProcessError):
     "A process of the local system ended when it should not have."
+
+# %% ../nbs/00_core.ipynb #bfa1aed3
+def chosen_kinds(
+    text: str,  # `all`, or kinds, comma separated
+) -> tuple[str, ...]:  # In the order of `KINDS`
+    "Read which kinds a job is for."
+    names = KINDS if text == "all" else tuple(text.replace(" ", "").split(","))
+    if unknown := {*names} - {*KINDS}:
+        raise SettingError(f"kinds is {', '.join(sorted(unknown))}, expected all, or some of {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in names)
 
 # %% ../nbs/00_core.ipynb #3a252c51
 def _setting(default: Any, says: str) -> Any:

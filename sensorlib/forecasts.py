@@ -9,7 +9,7 @@ __all__ = ['log', 'MODEL_FILE', 'CLIMATE_FILE', 'DAYS_WITHOUT_MODEL', 'long_fram
 
 # %% ../nbs/17f_forecasts.ipynb #10e52bec
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,7 @@ from .store import Store
 from .widths import factors_of, load_widths, widen
 from sensorlib.windows import (
     AHEAD,
+    COMPANIONS,
     HORIZONS_MIN,
     PAST,
     QUANTILES,
@@ -272,14 +273,16 @@ def predict(
     registry: Registry,
     now: datetime,
     watch: Callable[[str, pd.DataFrame], Any] = lambda kind, frame: None,  # Told after each kind: what was written
+    kinds: Sequence[str] = KINDS,
 ) -> Predicted:
     "Forecast every series of a store and write the forecasts to it."
     issued = EPOCH + int((now - EPOCH).total_seconds()) // STEP_S * STEP_S * SECOND
-    forecasters = {kind: load_forecaster(registry, kind) for kind in KINDS}
+    forecasters = {kind: load_forecaster(registry, kind) for kind in kinds}
     done = Predicted(issued, models={kind: found.version if found else None for kind, found in forecasters.items()})
     days = 1 if all(forecasters.values()) else DAYS_WITHOUT_MODEL
-    grids, sites = read_kinds(store, KINDS, issued - days * DAY, issued)
-    for kind in KINDS:
+    leant_on = {*kinds, *(companion for kind in kinds for companion in COMPANIONS[kind])}
+    grids, sites = read_kinds(store, [kind for kind in KINDS if kind in leant_on], issued - days * DAY, issued)
+    for kind in kinds:
         panel = make_panel(kind, grids, sites)
         if not panel.channels:
             continue
@@ -326,10 +329,11 @@ def observe(
     now: datetime,
     days: float = 2.0,  # How far back forecasts are still waited for
     watch: Callable[[str, pd.DataFrame], Any] = lambda kind, frame: None,  # Told after each kind: what was compared
+    kinds: Sequence[str] = KINDS,
 ) -> Observed:
     "Write beside the forecasts of the last days what came; a moment is ripe when a whole step has passed since."
     done = Observed()
-    for kind in KINDS:
+    for kind in kinds:
         forecasts = store.forecasts(kind, now - days * DAY, now - (STEP_S - 1) * SECOND)
         open_ones = forecasts[forecasts["observed"].isna()]
         if open_ones.empty:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'Value', 'job_folder', 'job_names', 'find_job', 'Parameter', 'parameters_of', 'described', 'checked',
-           'secrets_of', 'hidden', 'Result', 'moving', 'JobRun', 'run_job']
+           'read_parameters', 'secrets_of', 'hidden', 'Result', 'moving', 'JobRun', 'run_job']
 
 # %% ../nbs/18_jobs.ipynb #0a3d96f0
 import ast
@@ -190,6 +190,21 @@ def checked(
         if hidden(text, secrets) != text or redact(text) != text:
             raise SettingError(f"parameter {name} holds a secret: give it by the environment, notebooks are kept")
     return {name: _read(parameters[name], value) for name, value in given.items()}
+
+# %% ../nbs/18_jobs.ipynb #31129795
+def read_parameters(
+    path: Path,  # File in YAML
+) -> dict[str, object]:  # Name -> value, not checked yet
+    "Read the parameters of a job from a file."
+    import yaml
+
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingError(f"cannot read parameters from {path}: {error}; expected lines such as `days: 7`") from error
+    if not isinstance(read or {}, dict):
+        raise SettingError(f"{path} holds a {type(read).__name__}, expected lines such as `days: 7`")
+    return {str(name): value for name, value in (read or {}).items()}
 
 # %% ../nbs/18_jobs.ipynb #49ff5ef4
 _SHORTEST_SECRET = 8
