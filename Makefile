@@ -11,7 +11,7 @@ INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha2
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test fuzz kills check setup constraints notebooks influxd clean
+.PHONY: help demo test fuzz kills check setup constraints notebooks influxd images clean
 .SECONDARY:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
 	@echo "make influxd      build InfluxDB's server for the tests, with Go and Rust; kept outside the checkout"
+	@echo "make images       build the images of the cluster; ROLES=\"services flink\" chooses, BUILDER=docker, podman, buildah or minikube builds"
 	@echo "make constraints  resolve constraints.txt anew, around tools/pins.txt"
 	@echo "make clean        remove $(VENV), caches and builds; the data of the demo stays"
 
@@ -69,6 +70,9 @@ influxd: $(INFLUXD)
 $(INFLUXD):
 	@echo "Building InfluxDB from source: some 10 minutes the first time."
 	@tools/influxd/build $@
+
+images:
+	@k8s/images/build $(ROLES)
 
 constraints: $(VENV)/.python
 	@$(PIP) install uv

@@ -338,7 +338,7 @@ def run_stream(
     health.not_ready("stopping")
     log.info("stopped, savepoint %s", _stop_with_savepoint(job, folder / "savepoints"))
 
-
+# %% ../nbs/08_stream.ipynb #e89d128c
 def run_detached(
     settings: Settings,  # Settings of the services
 ) -> None:

@@ -11,9 +11,10 @@ import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from sensorlib.bus import GRACE_S, Handler, Lane, Outbox, Receiver
-from sensorlib.core import RAW_TOPIC, BusError, StoreError, StoreRefused
+from sensorlib.bus import GRACE_S, Handler, Lane, Outbox, Receiver, client_settings, kafka_access
+from sensorlib.core import RAW_TOPIC, BusError, SettingError, StoreError, StoreRefused
 from sensorlib.local import start_broker, start_part, wait_for_topics
+from sensorlib.stream import kafka_tables
 
 PARTITIONS = 4
 
@@ -296,3 +297,27 @@ def test_a_producer_that_is_told_to_stop_does_not_wait_for_its_broker() -> None:
     with pytest.raises(BusError, match="1 messages were not delivered"):
         outbox.flush()
     assert GRACE_S - 1 < time.monotonic() - began < GRACE_S + 5
+
+
+def test_a_password_comes_from_a_file_and_is_shown_to_nobody(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("of the test\n")
+    (tmp_path / "ca.crt").touch()
+    env = {"USER": "stream", "PASSWORD_FILE": str(tmp_path / "password"), "CA_FILE": str(tmp_path / "ca.crt")}
+    access = kafka_access({f"SENSORLIB_KAFKA_{name}": told for name, told in env.items()})
+    assert (access.protocol, access.password) == ("SASL_SSL", "of the test")
+    assert client_settings("broker:9093", access)["sasl.password"] == "of the test"
+    assert "of the test" not in repr(access) + str(kafka_tables("broker:9093", access))
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"PASSWORD": "alone"}, "SENSORLIB_KAFKA_USER is '', expected a name"),
+        ({"USER": "o'neill", "PASSWORD": "x"}, "expected a name of letters"),
+        ({"USER": "stream", "PASSWORD_FILE": "/nowhere"}, "expected a file with the password"),
+        ({"CA_FILE": "/nowhere"}, "expected a file with certificates in PEM"),
+    ],
+)
+def test_what_cannot_be_used_to_log_in_is_named(env: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        kafka_access({f"SENSORLIB_KAFKA_{name}": told for name, told in env.items()})
