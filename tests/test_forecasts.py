@@ -182,6 +182,15 @@ def test_without_a_model_the_better_of_two_guesses_speaks_with_bands(store: Stor
     check_bands(frame)
 
 
+def test_a_kind_alone_is_told_what_it_is_told_among_all(file: SqliteStore, registry: Registry) -> None:
+    fill(file, city())
+    done = predict(file, registry, NOW, kinds=("humidity",))
+    alone = stored(file)
+    assert {*alone["value_type"]} == {"humidity"} and len(alone) == done.forecasts and [*done.models] == ["humidity"]
+    predict(file, registry, NOW)
+    pd.testing.assert_frame_equal(stored(file, ("humidity",)), alone)
+
+
 def test_a_guess_serves_where_it_was_better(file: SqliteStore, registry: Registry) -> None:
     "A day that repeats itself is told by yesterday; a day ahead both say the same."
     hour = (city()["ts"] - pd.Timestamp(START)).dt.total_seconds() / 3600

@@ -391,3 +391,17 @@ def test_jobs_of_the_checkout_are_found() -> None:
     assert (job_folder() / "18_jobs.ipynb").samefile(Path(__file__).parents[1] / "nbs" / "18_jobs.ipynb")
     for path in jobs.job_names().values():
         assert all(p.help for p in parameters_of(path).values()), f"{path.name} has a parameter without help"
+
+
+def test_parameters_come_from_a_file_and_the_command_line_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "verify.yaml").write_text("days: 3\nkinds: noise\n")
+    heard: dict[str, Any] = {}
+    monkeypatch.setattr(
+        jobs, "run_job", lambda job, given, *rest, **more: heard.update(given) or jobs.JobRun({}, Path())
+    )
+    assert cli.main(["run", "verify", "-f", str(tmp_path / "verify.yaml"), "-p", "days", "5"]) == 0
+    assert heard == {"days": "5", "kinds": "noise"}
+    assert cli.main(["run", "verify", "-f", str(tmp_path / "nothing.yaml")]) == 1
+    assert "expected lines such as `days: 7`" in capsys.readouterr().err
