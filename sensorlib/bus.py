@@ -34,6 +34,7 @@ from sensorlib.core import (
     SettingError,
     StoreError,
     StoreRefused,
+    read_secret,
 )
 
 # %% ../nbs/06_bus.ipynb #45161e59
@@ -60,19 +61,15 @@ def kafka_access(
 ) -> Access:
     "Read SENSORLIB_KAFKA_USER, SENSORLIB_KAFKA_PASSWORD(_FILE) and SENSORLIB_KAFKA_CA_FILE."
     env = os.environ if env is None else env
-    user, password, file, ca_file = (
-        env.get(f"SENSORLIB_KAFKA_{name}", "") for name in ("USER", "PASSWORD", "PASSWORD_FILE", "CA_FILE")
-    )
-    try:
-        password = password or (Path(file).read_text().strip() if file else "")
-    except OSError as error:
-        raise SettingError(f"SENSORLIB_KAFKA_PASSWORD_FILE: {error}; expected a file with the password") from error
+    user, ca_file = env.get("SENSORLIB_KAFKA_USER", ""), env.get("SENSORLIB_KAFKA_CA_FILE", "")
+    password = read_secret("SENSORLIB_KAFKA_PASSWORD", env)
     if bool(user) != bool(password) or not re.fullmatch(r"[\w.-]*", user):
         wanted = "expected a name of letters, digits, dots and dashes, and a password beside it"
         raise SettingError(f"SENSORLIB_KAFKA_USER is {user!r}, {wanted} in SENSORLIB_KAFKA_PASSWORD or its _FILE")
     if ca_file and not Path(ca_file).is_file():
         raise SettingError(f"SENSORLIB_KAFKA_CA_FILE is {ca_file!r}, expected a file with certificates in PEM")
-    return Access(user, password, "" if env.get("SENSORLIB_KAFKA_PASSWORD") else file, ca_file)
+    password_file = "" if env.get("SENSORLIB_KAFKA_PASSWORD") else env.get("SENSORLIB_KAFKA_PASSWORD_FILE", "")
+    return Access(user, password, password_file, ca_file)
 
 # %% ../nbs/06_bus.ipynb #39d605ad
 def client_settings(

@@ -8,7 +8,7 @@ __all__ = ['VALUE_TYPES', 'KINDS', 'PARTICLE_COUNTERS', 'RAW_TOPIC', 'OTHER_TOPI
            'READING_COLUMNS', 'ValueType', 'kind_of', 'parse_number', 'parse_id', 'parse_time', 'format_time',
            'Reading', 'SensorlibError', 'SettingError', 'FeedError', 'BusError', 'StoreError', 'StoreRefused',
            'RegistryError', 'JobFailed', 'MissingPart', 'PlaceError', 'PartDied', 'chosen_kinds', 'Settings',
-           'load_settings', 'write_status', 'read_status']
+           'load_settings', 'read_secret', 'write_status', 'read_status']
 
 # %% ../nbs/00_core.ipynb #09285743
 import json
@@ -258,6 +258,21 @@ def load_settings(
             wanted = f"expected {convert.__name__}: {f.metadata['says']}"
             raise SettingError(f"SENSORLIB_{f.name.upper()} is {raw!r}, {wanted}") from error
     return Settings(**values)
+
+# %% ../nbs/00_core.ipynb #5a1b6114
+def read_secret(
+    name: str,  # e.g. `SENSORLIB_INFLUX_TOKEN`
+    env: Mapping[str, str],  # e.g. `os.environ`
+) -> str:  # Empty where there is none
+    "Read a secret from its variable, else from the file that the variable with `_FILE` names."
+    text, file = env.get(name, ""), env.get(f"{name}_FILE", "")
+    if text or not file:
+        return text
+    try:
+        return Path(file).read_text(errors="replace").strip()
+    except OSError as error:
+        what = name.rpartition("_")[2].lower()
+        raise SettingError(f"{name}_FILE: {error}; expected a file with the {what}") from error
 
 # %% ../nbs/00_core.ipynb #d0383b9b
 def write_status(

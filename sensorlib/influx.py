@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -32,7 +31,7 @@ from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
 from .completeness import SensorHour
-from .core import READING_COLUMNS, VALUE_TYPES, Reading, SettingError, StoreError, StoreRefused
+from .core import READING_COLUMNS, VALUE_TYPES, Reading, SettingError, StoreError, StoreRefused, read_secret
 from .rows import AVERAGE_COLUMNS, DAY, DIGITS, EPOCH, FORECAST_KEY, FORECAST_VALUES, HOUR_COLUMNS
 from .rows import QUANTILE_COLUMNS, RAW_COLUMNS, SECOND, SERIES_COLUMNS, Day, Refusal, Unstorable
 from .rows import bounds, days_of, label, midnight, plain_forecasts, typed, typed_forecasts, typed_hours
@@ -111,13 +110,7 @@ def influx_token(
     env: Mapping[str, str] | None = None,  # Environment; `os.environ` when None
 ) -> str:
     "Read the token of InfluxDB."
-    env = os.environ if env is None else env
-    token, file = env.get("SENSORLIB_INFLUX_TOKEN", ""), env.get("SENSORLIB_INFLUX_TOKEN_FILE", "")
-    if file and not token:
-        try:
-            token = Path(file).read_text(errors="replace").strip()
-        except OSError as error:
-            raise SettingError(f"SENSORLIB_INFLUX_TOKEN_FILE: {error}; expected a file with the token") from error
+    token = read_secret("SENSORLIB_INFLUX_TOKEN", os.environ if env is None else env)
     if not re.fullmatch("[!-~]+", token):
         wanted = "expected one word in SENSORLIB_INFLUX_TOKEN, or in the file that SENSORLIB_INFLUX_TOKEN_FILE names"
         raise SettingError(f"no usable token for InfluxDB, {wanted}; set one of them")

@@ -93,8 +93,8 @@ def _java_access(access: Access) -> dict[str, str]:
         told |= {"ssl.truststore.type": "PEM", "ssl.truststore.location": access.ca_file}
     if not access.user:
         return told
-    folder, _, name = access.password_file.rpartition("/")
-    password = f"${{dir:{folder or '.'}:{name}}}" if access.password_file else "${env:SENSORLIB_KAFKA_PASSWORD}"
+    file = Path(access.password_file)
+    password = f"${{dir:{file.parent}:{file.name}}}" if access.password_file else "${env:SENSORLIB_KAFKA_PASSWORD}"
     login = f'{_SHADED}.security.scram.ScramLoginModule required username="{access.user}" password="{password}";'
     return told | {
         "sasl.mechanism": "SCRAM-SHA-512",
