@@ -7,11 +7,12 @@ EXTRA := dev
 NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
 SEED := $(shell date +%s)
 INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
+APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/apiserver-$(shell cat tools/apiserver/go.sum tools/apiserver/kwok.sum | sha256sum | cut -c1-16)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test fuzz kills check setup constraints notebooks influxd images clean
+.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver images clean
 .SECONDARY:
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo "make setup        only install into $(VENV); EXTRA=local installs what the demo needs, and no more"
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
 	@echo "make influxd      build InfluxDB's server for the tests, with Go and Rust; kept outside the checkout"
+	@echo "make apiserver    build Kubernetes' API server for the tests, with Go; kept outside the checkout"
 	@echo "make images       build the images of the cluster; ROLES=\"services flink\" chooses, BUILDER=docker, podman, buildah or minikube builds"
 	@echo "make constraints  resolve constraints.txt anew, around tools/pins.txt"
 	@echo "make clean        remove $(VENV), caches and builds; the data of the demo stays"
@@ -70,6 +72,13 @@ influxd: $(INFLUXD)
 $(INFLUXD):
 	@echo "Building InfluxDB from source: some 10 minutes the first time."
 	@tools/influxd/build $@
+
+apiserver: $(APISERVER)
+	@echo $<
+
+$(APISERVER):
+	@echo "Building Kubernetes' API server from source: some 15 minutes the first time."
+	@tools/apiserver/build $@
 
 images:
 	@k8s/images/build $(ROLES)

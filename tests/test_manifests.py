@@ -1,37 +1,31 @@
 """The manifests of the cluster: valid to the last key, locked down, and each name in them stands for something."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from apiserver import CRDS, ROOT, Object, kustomized
 
+from sensorlib import __version__
 from sensorlib.bus import TOPICS, topic_settings
-from sensorlib.core import KINDS
+from sensorlib.core import KINDS, Settings
 from sensorlib.jobs import checked, find_job, parameters_of, read_parameters
 from sensorlib.provision import GRANTS
+from sensorlib.stream import job_settings
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "k8s" / "base"
-CRDS = ROOT.parent / "shared" / "crds"
-KUBECTL = Path(sys.executable).with_name("kubectl")
 OWN = ("kafka.strimzi.io", "flink.apache.org")
 # Made inside the cluster: by Strimzi, by the job influxdb-setup, and by whoever installs.
 STRIMZI_SECRETS = {"scraper", "stream", "collector", "sensorlib-cluster-ca-cert"}
 INSTALLED_SECRETS = {"influxdb-tokens", "influxdb-admin", "redis-auth", "jupyter-token"}
 
-Object = dict[str, Any]
-
 
 @pytest.fixture(scope="module")
 def objects() -> list[Object]:
-    done = subprocess.run([KUBECTL, "kustomize", BASE], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return kustomized(BASE)
 
 
 def names(objects: list[Object], kind: str) -> set[str]:
@@ -89,8 +83,6 @@ def test_kubernetes_knows_every_key(objects: list[Object]) -> None:
 
 
 def test_operators_know_every_key(objects: list[Object]) -> None:
-    import jsonschema
-
     if not CRDS.is_dir():
         pytest.skip("the definitions of Kafka's and Flink's objects (../shared/crds) are not on this machine")
     schemas = {
@@ -133,14 +125,13 @@ def test_only_those_who_need_kubernetes_have_a_token(objects: list[Object]) -> N
 
 
 def test_images_are_pinned_and_ours_have_the_version(objects: list[Object]) -> None:
-    version = next(line for line in (ROOT / "settings.ini").read_text().splitlines() if line.startswith("version"))
     found = {image for one in objects for image in values_of(one, "image") if isinstance(image, str)}
     assert len(found) >= 7
     for image in found:
         name, _, tag = image.rpartition(":")
         assert name and tag and tag != "latest", image
         if name.startswith("sensorlib/"):
-            assert tag == version.split("=")[1].strip(), image
+            assert tag == __version__, image
 
 
 def test_no_secret_is_in_the_tree_and_each_that_is_named_is_made(objects: list[Object]) -> None:
@@ -173,6 +164,14 @@ def test_topics_are_those_of_the_bus(objects: list[Object]) -> None:
     found = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "KafkaTopic"}
     assert {name: spec["config"] for name, spec in found.items()} == {t: topic_settings(t, 1) for t in TOPICS}
     assert {(spec["partitions"], spec["replicas"]) for spec in found.values()} == {(4, 1)}
+
+
+def test_flink_saves_and_restarts_on_a_cluster_as_it_does_on_one_machine(objects: list[Object]) -> None:
+    (job,) = (one for one in objects if one["kind"] == "FlinkDeployment")
+    told, here = job["spec"]["flinkConfiguration"], job_settings(Settings())
+    names = {name for name in here if name.startswith("restart-strategy")}
+    names |= {f"execution.checkpointing.{name}" for name in ("interval", "externalized-checkpoint-retention")}
+    assert len(names) == 6 and {name: told[name] for name in names} == {name: here[name] for name in names}
 
 
 @pytest.mark.parametrize("job", ["train", "predict", "verify"])
