@@ -8,11 +8,12 @@ NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
 SEED := $(shell date +%s)
 INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
 APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/apiserver-$(shell cat tools/apiserver/go.sum tools/apiserver/kwok.sum | sha256sum | cut -c1-16)
+GRAFANA_TYPES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/grafana-types-$(shell sha256sum tools/grafana/package-lock.json | cut -c1-16)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver images clean
+.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver grafana-types dashboards images clean
 .SECONDARY:
 
 help:
@@ -26,6 +27,8 @@ help:
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
 	@echo "make influxd      build InfluxDB's server for the tests, with Go and Rust; kept outside the checkout"
 	@echo "make apiserver    build Kubernetes' API server for the tests, with Go; kept outside the checkout"
+	@echo "make grafana-types install Grafana's own types for the tests, with npm; kept outside the checkout"
+	@echo "make dashboards   write Grafana's dashboards again, from the tables of kinds and checks"
 	@echo "make images       build the images of the cluster; ROLES=\"services flink\" chooses, BUILDER=docker, podman, buildah or minikube builds"
 	@echo "make constraints  resolve constraints.txt anew, around tools/pins.txt"
 	@echo "make clean        remove $(VENV), caches and builds; the data of the demo stays"
@@ -79,6 +82,15 @@ apiserver: $(APISERVER)
 $(APISERVER):
 	@echo "Building Kubernetes' API server from source: some 15 minutes the first time."
 	@tools/apiserver/build $@
+
+grafana-types: $(GRAFANA_TYPES)
+	@echo $<
+
+$(GRAFANA_TYPES):
+	@tools/grafana/build $@
+
+dashboards: $(VENV)/.installed-dev
+	@$(BIN)/sensorlib dashboards --out k8s/base/grafana/dashboards
 
 images:
 	@k8s/images/build $(ROLES)

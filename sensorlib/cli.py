@@ -505,6 +505,22 @@ def doctor(arguments: Arguments) -> int:
     return 1 if any("optional" not in f.needed_for for f in missing) else 0
 
 
+def dashboards(arguments: Arguments) -> int:
+    "Write Grafana's dashboards as JSON files."
+    from sensorlib.core import MissingPart
+
+    try:
+        from sensorlib.dashboards import write_dashboards
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "grafana_foundation_sdk":
+            raise
+        wanted = "pip install grafana-foundation-sdk==0.0.21"
+        raise MissingPart(f"dashboards need grafana-foundation-sdk, which is not here: {wanted}") from error
+    written = write_dashboards(arguments.out)
+    _print_result(arguments, {"dashboards": len(written), "out": str(arguments.out)})
+    return 0
+
+
 def _demo_source(arguments: Arguments, feed_url: str) -> list[str]:
     "Source of the demo: as asked, else live where the feed answers in 3 s, else a made city."
     from sensorlib.core import FeedError
@@ -609,6 +625,8 @@ def _add_system(commands: Any) -> None:
     added.add_argument("--no-browser", action="store_true", help="do not open the page")
     added.add_argument("--dir", type=Path, default=Path(".sensorlib"), help="keeps data, logs and the page")
     _command(commands, doctor, "feed_url")
+    added = _command(commands, dashboards)
+    added.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, one a dashboard")
 
 
 def _add_files(commands: Any) -> None:

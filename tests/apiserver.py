@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CRDS = ROOT.parent / "shared" / "crds"
 KUBECTL = Path(sys.executable).with_name("kubectl")
 NAMESPACE = "sensorlib"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 Object = dict  # A Kubernetes object, as its manifest has it
 
@@ -157,10 +157,10 @@ def is_ready(cluster: Cluster, server: Part) -> bool:
 
 
 def prepare(cluster: Cluster) -> None:
-    "Make our namespace, which warns of pods that may do too much, and the kinds of Strimzi and of Flink's operator."
-    labels = {"pod-security.kubernetes.io/warn": "restricted"}
-    cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}])
-    cluster.done("apply", "--server-side", f"--filename={CRDS}")
+    "Make our namespace, and the kinds of Strimzi and of Flink's operator."
+    cluster.done(
+        "apply", "--server-side", f"--filename={ROOT / 'k8s' / 'base' / 'namespace.yaml'}", f"--filename={CRDS}"
+    )
     cluster.done("wait", "--for=condition=Established", f"--timeout={PATIENCE_S}s", "crd", "--all")
 
 

@@ -39,6 +39,7 @@ OPTIONS = {
     "export": "SENSOR_ID --out --kind --from --to --window --good --store --json",
     "rollup": "--store --keep-days --since --json",
     "doctor": "--feed-url --json",
+    "dashboards": "--out --json",
     "run": "NAME -p --parameters --out --timeout --log-format --json",
     "models": "KIND --registry --withdraw --restore --reason --json",
     "evaluate": "--history --kind --train-from --train-until --test-from --test-until --held-out --device --json",
