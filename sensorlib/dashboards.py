@@ -285,7 +285,7 @@ def checks_panel() -> dashboard.Panel:
 def _shares(column: str, shown: Column) -> dict[str, Column]:
     return {column: shown, "n": COUNT, "faulty": _FAULTY, **dict.fromkeys(FAULT_NAMES, _FAULTY), "age": AGE}
 
-
+# %% ../nbs/17l_dashboards.ipynb #2c25bc89
 def quality_page() -> Page:
     "Make the page of verdicts."
     newest = "Newest verdicts of sensors and value types"
