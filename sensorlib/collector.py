@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from .bus import Handler, Outbox, Receiver, dead_letter
 from .completeness import read_hour
 from .core import COMPLETENESS_TOPIC, DEAD_REASONS, DEAD_TOPIC, KIND_TOPICS, Reading, Settings
-from .quality import FAULTS
+from .quality import FAULTS, FLAGS, flag_names
 from .rows import Refusal, write_in_halves
 from .service import Health
 from .store import Store, open_store
@@ -76,6 +76,7 @@ class Progress:
     dead: int = 0
     refused: int = 0  # Of the dead: readings that the store can never keep
     flagged: int = 0  # Readings with a fault
+    faults: Counter[str] = field(default_factory=Counter)  # Name of a fault -> readings with it; one may have several
     hours: int = 0  # Rows of the account of completeness, which are no readings and count nowhere else
     dead_hours: int = 0  # What was none
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=20_000))
@@ -89,7 +90,10 @@ class Progress:
             self.stored += len(stored)
             self.dead += dead
             self.refused += refused
-            self.flagged += sum(1 for _, reading in stored if reading.qc & FAULTS)
+            masks = Counter(reading.qc & FAULTS for _, reading in stored)
+            self.flagged += masks.total() - masks[0]
+            for mask, readings in masks.items():
+                self.faults.update(dict.fromkeys(flag_names(mask), readings))
             self.latencies_s.extend(now - message.timestamp()[1] / 1000 for message, _ in stored)
 
     def add_hours(self, stored: int, dead: int) -> None:
@@ -179,6 +183,10 @@ class _Counts(Collector):
         yield CounterMetricFamily(f"{name}_messages", "Messages that were handled", now.received)
         yield CounterMetricFamily(f"{name}_readings_stored", "Readings that the store has acknowledged", now.stored)
         yield CounterMetricFamily(f"{name}_readings_flagged", "Stored readings with a fault", now.flagged)
+        faults = CounterMetricFamily(f"{name}_faults", "Stored readings with a fault, by check", labels=["check"])
+        for check in (check for check, bit in FLAGS.items() if bit & FAULTS):
+            faults.add_metric([check], now.faults[check])
+        yield faults
         dead = CounterMetricFamily(f"{name}_dead_letters", "Messages that were buried", labels=["reason"])
         dead.add_metric(["refused"], now.refused)
         dead.add_metric(["reading"], now.dead - now.refused)

@@ -153,6 +153,7 @@ def test_progress_is_counted(store: SqliteStore) -> None:
     store_batch(messages, store, Outbox(), progress)  # type: ignore[arg-type]
     store_batch([told(qc=FLAGS["indoor"])], store, Outbox(), progress)  # type: ignore[arg-type]
     assert (progress.received, progress.stored, progress.dead, progress.flagged) == (12, 11, 1, 5)
+    assert progress.faults.total() == progress.faults["range"] == 5
     assert FLAGS["indoor"] & FAULTS == 0
     assert len(progress.latencies_s) == 11
     assert 5.0 <= (progress.percentiles_s([0])[0] or 0) < 15.0
