@@ -8,12 +8,13 @@ NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
 SEED := $(shell date +%s)
 INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
 APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/apiserver-$(shell cat tools/apiserver/go.sum tools/apiserver/kwok.sum | sha256sum | cut -c1-16)
+PROMTOOL := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/promtool-$(shell sha256sum tools/promtool/go.sum | cut -c1-16)
 GRAFANA_TYPES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/grafana-types-$(shell sha256sum tools/grafana/package-lock.json | cut -c1-16)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver grafana-types dashboards images clean
+.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver promtool grafana-types dashboards images clean
 .SECONDARY:
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo "make notebooks    run the notebooks again and store their outputs; NOTEBOOKS=nbs/00_core.ipynb runs one"
 	@echo "make influxd      build InfluxDB's server for the tests, with Go and Rust; kept outside the checkout"
 	@echo "make apiserver    build Kubernetes' API server for the tests, with Go; kept outside the checkout"
+	@echo "make promtool     build Prometheus' tool for rules for the tests, with Go; kept outside the checkout"
 	@echo "make grafana-types install Grafana's own types for the tests, with npm; kept outside the checkout"
 	@echo "make dashboards   write Grafana's dashboards again, from the tables of kinds and checks"
 	@echo "make images       build the images of the cluster; ROLES=\"services flink\" chooses, BUILDER=docker, podman, buildah or minikube builds"
@@ -82,6 +84,13 @@ apiserver: $(APISERVER)
 $(APISERVER):
 	@echo "Building Kubernetes' API server from source: some 15 minutes the first time."
 	@tools/apiserver/build $@
+
+promtool: $(PROMTOOL)
+	@echo $<
+
+$(PROMTOOL):
+	@echo "Building promtool from source: some 5 minutes the first time."
+	@tools/promtool/build $@
 
 grafana-types: $(GRAFANA_TYPES)
 	@echo $<

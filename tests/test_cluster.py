@@ -1,5 +1,6 @@
 """The data path as a cluster runs it: users with passwords, TLS and the ACLs of the manifests, and Flink in application mode."""
 
+import base64
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +24,7 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, Producer
 
-from sensorlib.bus import TOPICS, Access, client_settings
+from sensorlib.bus import TOPICS, Access, client_settings, dead_letter
 from sensorlib.local import Part, free_ports, start_broker, start_part, wait_for_topics
 from sensorlib.simulate import make_city, records
 from sensorlib.store import open_store
@@ -199,6 +201,17 @@ def test_with_a_wrong_password_a_part_is_not_ready_and_says_why(bus: Bus, tmp_pa
     wait_until("it is not ready", lambda: "not ready: no broker answers" in part.log_file.read_text(), [part])
     part.stop()
     assert "invalid credentials" in part.log_file.read_text()
+
+
+def test_the_runbook_reads_dead_letters_as_the_collector(bus: Bus) -> None:
+    sender = Producer({"bootstrap.servers": bus.admin})
+    sender.produce("sensor.dead", dead_letter("reading", b"what came", topic="sensor.noise"))
+    assert sender.flush(30) == 0
+    runbook = (ROOT / "k8s" / "RUNBOOK.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"python - <<'END'\n(.*?\n) +END\n", runbook, re.DOTALL)
+    env = {**os.environ, **bus.env("collector")}
+    ran = subprocess.run([sys.executable, "-"], input=textwrap.dedent(script), env=env, capture_output=True, text=True)
+    assert base64.b64encode(b"what came").decode() in ran.stdout, ran.stderr
 
 
 # Flink as its operator starts it: the same program, entry, arguments and settings, but for what names Kubernetes or a volume.

@@ -20,7 +20,7 @@ BASE = ROOT / "k8s" / "base"
 OWN = ("kafka.strimzi.io", "flink.apache.org")
 # Made inside the cluster: by Strimzi, by the job influxdb-setup, and by whoever installs.
 STRIMZI_SECRETS = {"scraper", "stream", "collector", "sensorlib-cluster-ca-cert"}
-INSTALLED_SECRETS = {"influxdb-tokens", "influxdb-admin", "redis-auth", "jupyter-token"}
+INSTALLED_SECRETS = {"influxdb-tokens", "influxdb-admin", "redis-auth", "jupyter-token", "grafana-admin"}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_every_container_is_locked_and_limited(objects: list[Object]) -> None:
 
 def test_only_those_who_need_kubernetes_have_a_token(objects: list[Object]) -> None:
     mounting = {name for name, spec in pods(objects) if spec["automountServiceAccountToken"]}
-    assert mounting == {"FlinkDeployment stream", "Job influxdb-setup"}
+    assert mounting == {"FlinkDeployment stream", "Job influxdb-setup", "StatefulSet prometheus"}
     accounts = {spec["serviceAccountName"] for _, spec in pods(objects) if "serviceAccountName" in spec}
     accounts |= {one["spec"]["serviceAccount"] for one in objects if one["kind"] == "FlinkDeployment"}
     assert accounts == names(objects, "ServiceAccount")
