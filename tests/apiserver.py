@@ -13,17 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
+from manifests import CRDS, KUBECTL, ROOT, Object
 
 from sensorlib.local import Part, free_ports, start_part
 
-ROOT = Path(__file__).resolve().parents[1]
-CRDS = ROOT.parent / "shared" / "crds"
-KUBECTL = Path(sys.executable).with_name("kubectl")
 NAMESPACE = "sensorlib"
 PATIENCE_S = 60.0
-
-Object = dict  # A Kubernetes object, as its manifest has it
 
 
 def needed_programs() -> Path:
@@ -38,13 +33,6 @@ def needed_programs() -> Path:
     if not CRDS.is_dir():
         pytest.skip("the definitions of Kafka's and Flink's objects (../shared/crds) are not on this machine")
     return built
-
-
-def kustomized(folder: Path) -> list[Object]:
-    "All objects that a folder with a kustomization makes."
-    ran = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return list(yaml.safe_load_all(ran.stdout))
 
 
 @dataclass(frozen=True)
