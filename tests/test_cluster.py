@@ -24,8 +24,12 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, Producer
 
+from influx import influxd_program, running_influxd
+
 from sensorlib.bus import TOPICS, Access, client_settings, dead_letter
+from sensorlib.influx import influx_address
 from sensorlib.local import Part, free_ports, start_broker, start_part, wait_for_topics
+from sensorlib.provision import provision
 from sensorlib.simulate import make_city, records
 from sensorlib.store import open_store
 from sensorlib.stream import fetch_jars, java_home
@@ -346,21 +350,49 @@ def asked_of_flink() -> set[str]:
     return {name for file in files for name in re.findall(r"\bflink_\w+", file.read_text(encoding="utf-8"))}
 
 
+@pytest.fixture
+def store_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    "Settings of a store: InfluxDB with a token for each part, where there is one; else SQLite."
+    program, tokens = influxd_program(), tmp_path / "tokens"
+    if not program:
+        yield {"SENSORLIB_STORE": f"sqlite:///{tmp_path}/readings.db"}
+        return
+    with running_influxd(program, tmp_path / "influxd") as server:
+        url = f"{server.address.replace('http', 'influxdb')}?org={server.org}&bucket=readings"
+        provision(influx_address(url), server.token, tokens)
+        monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN_FILE", str(tokens / "page.token"))
+        yield {"SENSORLIB_STORE": url, "SENSORLIB_INFLUX_TOKEN_FILE": str(tokens / "collect.token")}
+
+
+def smoke(bus: Bus, store_env: dict[str, str], folder: Path) -> str:
+    "Run the smoke test as its job does; what it prints."
+    tokens = folder / "tokens"
+    told = {
+        "SENSORLIB_INFLUX_TOKEN_FILE": str(tokens / "page.token"),
+        "DELETE_TOKEN_FILE": str(tokens / "collect.token"),
+    }
+    path = {"PATH": f"{SENSORLIB.parent}{os.pathsep}{os.environ['PATH']}"}
+    env = {**os.environ, **bus.env("scraper"), **store_env, **told, **path}
+    script = ROOT / "k8s" / "smoke" / "smoke.py"
+    ran = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
 def test_the_data_path_runs_as_on_a_cluster_and_goes_on_after_an_upgrade(
-    bus: Bus, flink: Flink, tmp_path: Path
+    bus: Bus, flink: Flink, store_env: dict[str, str], tmp_path: Path
 ) -> None:
-    start = datetime(2026, 1, 15, tzinfo=UTC)
-    made = records(make_city(8, seed=3), start, start + timedelta(hours=3))
+    end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    made = records(make_city(8, seed=3), end - timedelta(hours=3), end)
     half = len(made) // 2
     values = sum(len(record["sensordatavalues"]) for record in made)
-    url = f"sqlite:///{tmp_path}/readings.db"
-    words = [SENSORLIB, "collect", "--store", url, "--listen", ""]
-    collector = start_part("collector", words, tmp_path, bus.env("collector"))
+    words = [SENSORLIB, "collect", "--listen", ""]
+    collector = start_part("collector", words, tmp_path, bus.env("collector") | store_env)
     try:
-        with closing(open_store(url)) as store:
+        with closing(open_store(store_env["SENSORLIB_STORE"])) as store:
             flink.start(bus)
             scrape(bus, made[:half], tmp_path / "first.ndjson")
-            wait_until("the first half is stored", lambda: sum(store.counts().values()) >= values // 3, [collector])
+            wait_until("much of it is stored", lambda: sum(store.counts().values()) >= values // 3, [collector])
             savepoint = flink.stopped_with_savepoint()
             scrape(bus, made[half:], tmp_path / "second.ndjson")
             job = flink.start(bus, "--fromSavepoint", savepoint)
@@ -369,5 +401,8 @@ def test_the_data_path_runs_as_on_a_cluster_and_goes_on_after_an_upgrade(
             assert restored["is_savepoint"] and restored["external_path"] == savepoint
             assert sum(store.counts().values()) == values
             assert asked_of_flink() and asked_of_flink() <= metric_names(flink)
+            if store_env["SENSORLIB_STORE"].startswith("influxdb:"):
+                assert "and taken away again" in smoke(bus, store_env, tmp_path)
+                assert sum(store.counts().values()) == values
     finally:
         collector.stop()
