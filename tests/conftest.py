@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from city import City, filled_city
 
 from sensorlib.core import MissingPart
 from sensorlib.local import Part, start_broker, start_part, start_redis, wait_for_topics
@@ -169,3 +170,10 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
     finally:
         part.stop()
+
+
+@pytest.fixture(scope="session")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    "An InfluxDB with a city in it; the test is skipped where there is no influxd."
+    with filled_city(tmp_path_factory.mktemp("city")) as made:
+        yield made

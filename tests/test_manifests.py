@@ -55,7 +55,8 @@ LABELS_OF_OTHERS = {"strimzi.io/cluster"}
 
 @cache
 def overlay(name: str) -> tuple[Object, ...]:
-    return tuple(kustomized(K8S / "overlays" / name))
+    "Objects of an overlay, and of the smoke test that follows it."
+    return (*kustomized(K8S / "overlays" / name), *kustomized(K8S / "smoke"))
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
