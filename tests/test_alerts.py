@@ -1,5 +1,6 @@
 """Metrics, alarms and what to do: each name asked for is told by somebody, each alarm fires when it should and has its section."""
 
+import csv
 import hashlib
 import json
 import os
@@ -7,16 +8,19 @@ import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from city import City
 from prometheus_client import CollectorRegistry
 
 from sensorlib.collector import CollectorMetrics, Progress
 from sensorlib.completeness import Tracker
-from sensorlib.core import DEAD_REASONS
+from sensorlib.core import DEAD_REASONS, KINDS
 from sensorlib.quality import FAULTS, FLAGS
 from sensorlib.scraper import ScraperMetrics
 from sensorlib.service import Health
@@ -197,3 +201,16 @@ def test_prometheus_understands_every_expression_and_its_settings(tmp_path: Path
     subprocess.run([promtool(), "check", "rules", tmp_path / "rules.yaml"], check=True, capture_output=True)
     config = ROOT / "k8s" / "base" / "prometheus" / "scrape.yaml"
     subprocess.run([promtool(), "check", "config", "--syntax-only", config], check=True, capture_output=True)
+
+
+def test_the_age_of_forecasts_is_one_number_a_kind(city: City) -> None:
+    answer = httpx.post(
+        f"{city.server.address}/api/v2/query?org={city.server.org}",
+        headers={"Authorization": f"Token {(city.tokens / 'page.token').read_text().strip()}", "Accept": "application/csv"},
+        json={"query": ASKED["forecasts-old"]["query"], "dialect": {"annotations": []}},
+    )
+    rows = list(csv.DictReader(StringIO(answer.text.replace("\r\n\r\n", "\r\n"))))
+    ages = {row["_measurement"]: float(row["age"]) for row in rows if row["age"] != "age"}
+    assert set(ages) == set(KINDS)
+    since = (datetime.now(UTC) - city.now).total_seconds()
+    assert all(since <= age < since + 1200 for age in ages.values()), (since, ages)

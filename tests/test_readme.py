@@ -92,3 +92,22 @@ def test_forecasting(tmp_path: Path) -> None:
             assert told
     with closing(SqliteStore(tmp_path / "years.db")) as store:
         assert len(store.forecasts("temperature", now, now + timedelta(days=2))) > 0
+
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "k8s").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_targets_of_every_page_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), link
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_the_operators_page_names_the_secrets_that_the_script_makes() -> None:
+    told = set(re.findall(r"^\| `([\w-]+)` \| `(\w+)` \|", (ROOT / "k8s" / "README.md").read_text(), re.MULTILINE))
+    made = set(re.findall(r"^  make_secret ([\w-]+) (\w+)$", (ROOT / "k8s" / "minikube").read_text(), re.MULTILINE))
+    assert told == made

@@ -1,0 +1,108 @@
+"""What each part needs for each record: processor time, memory, disk. `k8s/SIZING.md` multiplies it up.
+
+`python -m pytest tests/benchmarks -k sizing -s` prints it. All parts run on one machine, one of each, with records of a made
+city; `SENSORLIB_BENCH_SENSORS` chooses how many sensors (2000), `SENSORLIB_BENCH_HOURS` how long (6).
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+from influx import Influx, free_port, influxd_command, needed_influxd, wait_until_healthy
+
+from sensorlib.bus import RAW_TOPIC, Outbox
+from sensorlib.core import KIND_TOPICS
+from sensorlib.local import Part, local_system, start_part
+from sensorlib.places import enrich
+from sensorlib.simulate import make_city, records
+from sensorlib.store import open_store
+from sensorlib.stream import newest_snapshot
+
+SENSORS = int(os.environ.get("SENSORLIB_BENCH_SENSORS", "2000"))
+HOURS = float(os.environ.get("SENSORLIB_BENCH_HOURS", "6"))
+SENSORLIB = Path(sys.executable).with_name("sensorlib")
+
+
+def tree(part: Part) -> list[psutil.Process]:
+    root = psutil.Process(part.process.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def cpu_s(part: Part) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in tree(part))
+
+
+def memory_mb(part: Part) -> float:
+    return sum(process.memory_info().rss for process in tree(part)) / 1e6
+
+
+def size_of(folder: Path, pattern: str = "*") -> int:
+    return sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file())
+
+
+def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = 900) -> None:
+    deadline = time.monotonic() + patience_s
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+
+
+def start_store(folder: Path) -> tuple[Influx, Part]:
+    "Start an InfluxDB that writes what it has to its files soon, so that their size can be told."
+    server = Influx(f"http://127.0.0.1:{free_port()}", "home", "t" * 32)
+    words = influxd_command(needed_influxd(), server.address, folder)
+    part = start_part("influxd", [*words, "--storage-cache-snapshot-write-cold-duration=3s"], folder)
+    wait_until_healthy(server.address, part.process, part.log_file)
+    server.set_up()
+    return server, part
+
+
+def test_sizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, influxd = start_store(tmp_path / "influxd")
+    url = f"{server.address.replace('http', 'influxdb')}?org=home&bucket=readings"
+    monkeypatch.setenv("SENSORLIB_INFLUX_TOKEN", server.token)
+    end = datetime.now(UTC).replace(microsecond=0)
+    made = records(make_city(SENSORS), end - timedelta(hours=HOURS), end)
+    values = sum(len(record["sensordatavalues"]) for record in made)
+    try:
+        with local_system(tmp_path, print) as system:
+            parts = {name: system.parts[name] for name in ("broker", "stream")} | {"influxd": influxd}
+            system.parts["collect"].stop()
+            env = {"SENSORLIB_STORE": url, "SENSORLIB_BROKERS": system.settings.brokers}
+            parts["collector"] = start_part("to-influx", [SENSORLIB, "collect", "--listen", ""], tmp_path, env)
+            before = {name: cpu_s(part) for name, part in parts.items()}
+            outbox = Outbox(system.settings.brokers)
+            for record in made:
+                told = enrich(record, "2026-06-01T00:00:00Z")
+                outbox.send(RAW_TOPIC, str(record["sensor"]["id"]), json.dumps(told).encode())
+            outbox.flush()
+            store = open_store(url)
+            wait_until("all is stored", lambda: sum(store.counts().values()) >= values)
+            used = {name: cpu_s(part) - before[name] for name, part in parts.items()}
+            memory = {name: memory_mb(part) for name, part in parts.items()}
+            time.sleep(25)  # two checkpoints
+            snapshot = newest_snapshot(Path(system.settings.checkpoints))
+            assert snapshot is not None
+            state = size_of(snapshot.parent)
+            data = tmp_path / "kafka" / "data"
+            raw = sum(size_of(folder, "*.log") for folder in data.glob(f"{RAW_TOPIC}-*"))
+            judged = sum(size_of(folder, "*.log") for topic in KIND_TOPICS for folder in data.glob(f"{topic}-*"))
+            parts["collector"].stop()
+        wal = tmp_path / "influxd" / "engine" / "wal"
+        wait_until("InfluxDB has written its files", lambda: size_of(wal) < 100_000, 120)
+        stored = size_of(tmp_path / "influxd" / "engine" / "data")
+    finally:
+        influxd.stop()
+    print(f"\n{SENSORS:,} sensors, {HOURS:g} hours: {len(made):,} records, {values:,} readings")
+    for name in parts:
+        print(f"{name:>10}: {len(made) / used[name]:>9,.0f} records per CPU s, {memory[name]:>6,.0f} MB at the end")
+    print(f"     Kafka: {raw / len(made):.0f} bytes a record in sensor.raw, {judged / values:.0f} a judged reading")
+    print(f"     Flink: {state / SENSORS / 1000:.1f} kB of state a sensor")
+    print(f"  InfluxDB: {stored / values:.1f} bytes a reading")
+    assert sum(used.values()) > 0 and state > 0 and stored > 0
