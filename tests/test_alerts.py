@@ -206,7 +206,10 @@ def test_prometheus_understands_every_expression_and_its_settings(tmp_path: Path
 def test_the_age_of_forecasts_is_one_number_a_kind(city: City) -> None:
     answer = httpx.post(
         f"{city.server.address}/api/v2/query?org={city.server.org}",
-        headers={"Authorization": f"Token {(city.tokens / 'page.token').read_text().strip()}", "Accept": "application/csv"},
+        headers={
+            "Authorization": f"Token {(city.tokens / 'page.token').read_text().strip()}",
+            "Accept": "application/csv",
+        },
         json={"query": ASKED["forecasts-old"]["query"], "dialect": {"annotations": []}},
     )
     rows = list(csv.DictReader(StringIO(answer.text.replace("\r\n\r\n", "\r\n"))))

@@ -40,7 +40,7 @@ USERS = {
     one["metadata"]["name"]: one["spec"] for one in yaml.safe_load_all((BASE / "kafka" / "users.yaml").read_text())
 }
 SENSORLIB = Path(sys.executable).with_name("sensorlib")
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True)
