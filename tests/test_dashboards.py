@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from city import OWNER, STUCK, City
+from manifests import kustomized
 
 from sensorlib import cli
 from sensorlib.core import KINDS, VALUE_TYPES
@@ -61,6 +62,14 @@ def test_written_again_they_are_what_is_committed(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out) == {"dashboards": len(boards()), "out": str(tmp_path)}
     made, kept = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (tmp_path, FOLDER))
     assert made == kept, "run sensorlib dashboards --out k8s/base/grafana/dashboards"
+
+
+def test_grafana_gets_every_one_of_them() -> None:
+    (held,) = (
+        one["data"] for one in kustomized(FOLDER.parent) if one["metadata"]["name"].startswith("grafana-dashboards")
+    )
+    assert {name: json.loads(text) for name, text in held.items()} == {f"{uid}.json": b for uid, b in boards().items()}
+    assert sum(map(len, held.values())) < 1_000_000, "a config map holds 1 MiB: make two of them"
 
 
 def test_without_the_sdk_the_command_says_what_to_install() -> None:

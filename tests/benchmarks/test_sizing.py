@@ -18,13 +18,18 @@ from influx import Influx, free_port, influxd_command, needed_influxd, wait_unti
 
 from sensorlib.bus import RAW_TOPIC, Outbox
 from sensorlib.core import KIND_TOPICS, format_time
+from sensorlib.forecasts import predict
+from sensorlib.influx import influx_address
 from sensorlib.local import Part, local_system, start_part
 from sensorlib.places import enrich
+from sensorlib.provision import provision
+from sensorlib.registry import open_registry
 from sensorlib.simulate import make_city, records
 from sensorlib.store import open_store
 from sensorlib.stream import newest_snapshot
 
 SENSORS = int(os.environ.get("SENSORLIB_BENCH_SENSORS", "500"))
+RUNS = 6  # of prediction: an hour of them
 HOURS = float(os.environ.get("SENSORLIB_BENCH_HOURS", "24"))
 SENSORLIB = Path(sys.executable).with_name("sensorlib")
 
@@ -54,12 +59,18 @@ def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = 900, ev
 
 
 def start_store(folder: Path) -> tuple[Influx, Part]:
-    "Start an InfluxDB that writes what it has to its files soon, so that their size can be told."
+    "Start an InfluxDB that packs what it has into its files soon, not after four hours, so that their size can be told."
     server = Influx(f"http://127.0.0.1:{free_port()}", "home", "t" * 32)
     words = influxd_command(needed_influxd(), server.address, folder)
-    part = start_part("influxd", [*words, "--storage-cache-snapshot-write-cold-duration=3s"], folder)
+    part = start_part(
+        "influxd",
+        [*words, *(f"--storage-{name}-write-cold-duration=3s" for name in ("cache-snapshot", "compact-full"))],
+        folder,
+    )
     wait_until_healthy(server.address, part.process, part.log_file)
     server.set_up()
+    address = f"{server.address.replace('http', 'influxdb')}?org={server.org}&bucket=readings"
+    provision(influx_address(address), server.token, folder / "tokens")
     return server, part
 
 
@@ -95,9 +106,16 @@ def test_sizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raw = sum(size_of(folder, "*.log") for folder in data.glob(f"{RAW_TOPIC}-*"))
             judged = sum(size_of(folder, "*.log") for topic in KIND_TOPICS for folder in data.glob(f"{topic}-*"))
             parts["collector"].stop()
+            registry = open_registry(str(tmp_path / "models"))
+            runs = [predict(store, registry, end - timedelta(minutes=10 * back)) for back in range(RUNS)]
         wal = tmp_path / "influxd" / "engine" / "wal"
         wait_until("InfluxDB has written its files", lambda: size_of(wal) < 100_000, 120)
-        stored = size_of(tmp_path / "influxd" / "engine" / "data")
+        time.sleep(30)  # and packed them
+        buckets = {bucket["name"]: bucket["id"] for bucket in server.ask("GET", "/api/v2/buckets")["buckets"]}
+        size = {
+            name: size_of(tmp_path / "influxd" / "engine" / "data" / number, "*.tsm")
+            for name, number in buckets.items()
+        }
     finally:
         influxd.stop()
     print(f"\n{SENSORS:,} sensors, {HOURS:g} hours: {len(made):,} records, {values:,} readings")
@@ -105,5 +123,8 @@ def test_sizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         print(f"{name:>10}: {len(made) / used[name]:>9,.0f} records per CPU s, {memory[name]:>6,.0f} MB at the end")
     print(f"     Kafka: {raw / len(made):.0f} bytes a record in sensor.raw, {judged / values:.0f} a judged reading")
     print(f"     Flink: {state / SENSORS / 1000:.1f} kB of state a sensor")
-    print(f"  InfluxDB: {stored / values:.1f} bytes a reading")
-    assert sum(used.values()) > 0 and state > 0 and stored > 0
+    made_forecasts = sum(run.forecasts for run in runs)
+    print(
+        f"  InfluxDB: {size['readings'] / values:.1f} bytes a reading, {size['forecasts'] / made_forecasts:.1f} a forecast"
+    )
+    assert sum(used.values()) > 0 and state > 0 and min(size["readings"], size["forecasts"]) > 0
