@@ -204,9 +204,8 @@ def setup(arguments: Arguments) -> int:
     from sensorlib.influx import influx_address, influx_token
     from sensorlib.provision import provision
 
-    made = provision(
-        influx_address(_settings(arguments).store), influx_token(), arguments.tokens, arguments.keep_days
-    )
+    address, keep = influx_address(_settings(arguments).store), (arguments.keep_days, arguments.keep_forecasts_days)
+    made = provision(address, influx_token(), arguments.tokens, *keep)
     told = {part: "made" if new else "kept" for part, new in made.items()}
     _print_result(arguments, {"tokens": told, "folder": str(arguments.tokens)})
     return 0
@@ -703,8 +702,9 @@ def _add_services(commands: Any) -> None:
     added = _command(commands, setup, "store")
     tokens = "folder that gets a file for each part; the administrator's token is read from SENSORLIB_INFLUX_TOKEN(_FILE)"
     added.add_argument("--tokens", type=Path, required=True, metavar="DIR", help=tokens)
-    keep = "days to keep readings and forecasts, 0: for ever; default: as it is, and for ever in a new bucket"
-    added.add_argument("--keep-days", type=int, help=keep)
+    keep = "days to keep readings, 0: for ever; default: as it is, and for ever in a new bucket"
+    added.add_argument("--keep-days", type=int, metavar="DAYS", help=keep)
+    added.add_argument("--keep-forecasts-days", type=int, metavar="DAYS", help="days to keep forecasts; default: as readings")
 
 
 def _add_models(commands: Any) -> None:

@@ -153,19 +153,20 @@ def provision(
     address: Address,  # Server, organisation and the bucket of readings
     token: str,  # The administrator's
     folder: Path,  # Gets one file a part, `<part>.token`
-    keep_days: int
-    | None = None,  # Days to keep readings and forecasts, 0: for ever; None: as it is, for ever in a new bucket
+    keep_days: int | None = None,  # Days to keep readings, 0: for ever; None: as it is, for ever in a new bucket
+    keep_forecasts_days: int | None = None,  # Days to keep forecasts; None: as readings
 ) -> dict[str, bool]:  # Part -> whether a new token was made
     "Set a server up for sensorlib."
-    if keep_days is not None and (keep_days < 0 or keep_days == 1):
-        wanted = "expected 2 or more, so that a day can be averaged when it is over, or 0 for ever"
-        raise SettingError(f"readings cannot be kept for {keep_days} days, {wanted}")
+    kept = {"readings": keep_days, FORECASTS: keep_days if keep_forecasts_days is None else keep_forecasts_days}
+    for what, days in kept.items():
+        if days is not None and (days < 0 or days == 1):
+            wanted = "expected 2 or more, so that a day can be averaged and compared when it is over, or 0 for ever"
+            raise SettingError(f"{what} cannot be kept for {days} days, {wanted}")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _administrator(address, token) as client:
         org = _organisation(client, address)
         names = {held: held for held in HOLDINGS} | {"readings": address.bucket}
-        days = dict.fromkeys(HOLDINGS) | dict.fromkeys(("readings", FORECASTS), keep_days)
-        buckets = {held: _bucket(client, org, names[held], days[held]) for held in HOLDINGS}
+        buckets = {held: _bucket(client, org, names[held], kept.get(held)) for held in HOLDINGS}
         return {
             part: _token(client, address, part, _permissions(grant, org, buckets), folder / f"{part}.token")
             for part, grant in GRANTS.items()

@@ -35,7 +35,7 @@ OPTIONS = {
     "scrape": "--source --sensors --status --feed-url --poll-s --brokers --partitions --replicas --redis-url --listen --log-format --json",
     "stream": "--batch --out --status --brokers --checkpoints --parallelism --listen --log-format",
     "collect": "--status --brokers --store --writers --listen --log-format --json",
-    "setup": "--store --tokens --keep-days --json",
+    "setup": "--store --tokens --keep-days --keep-forecasts-days --json",
     "export": "SENSOR_ID --out --kind --from --to --window --good --store --json",
     "rollup": "--store --keep-days --since --json",
     "doctor": "--feed-url --json",

@@ -152,6 +152,16 @@ def test_readings_are_kept_for_any_number_of_days(bare: Influx, tmp_path: Path, 
         provision(address_of(bare), bare.token, tmp_path, keep_days=0)
 
 
+def test_forecasts_may_go_before_the_readings(bare: Influx, tmp_path: Path) -> None:
+    try:
+        provision(address_of(bare), bare.token, tmp_path, keep_days=90, keep_forecasts_days=14)
+        assert keeps(bare) == {"readings": 90 * 86400, "averages": 0, "forecasts": 14 * 86400}
+        with pytest.raises(SettingError, match="forecasts cannot be kept for 1 days"):
+            provision(address_of(bare), bare.token, tmp_path, keep_forecasts_days=1)
+    finally:
+        provision(address_of(bare), bare.token, tmp_path, keep_days=0)
+
+
 @pytest.mark.parametrize("days", [-1, 1])
 def test_a_time_to_keep_that_makes_no_sense_is_refused(tmp_path: Path, days: int) -> None:
     with pytest.raises(SettingError, match=f"{days} days, expected 2 or more"):
