@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,42 @@ def test_prometheus_understands_every_expression_and_its_settings(tmp_path: Path
     subprocess.run([promtool(), "check", "rules", tmp_path / "rules.yaml"], check=True, capture_output=True)
     config = ROOT / "k8s" / "base" / "prometheus" / "scrape.yaml"
     subprocess.run([promtool(), "check", "config", "--syntax-only", config], check=True, capture_output=True)
+
+
+LABELS = {
+    "topic": ("sensor.raw", "sensor.dead"),
+    "check": ("stuck",),
+    "reason": ("refused",),
+    "le": ("1", "+Inf"),
+}  # Others have the value `any`
+
+
+def series_of_everything() -> dict[str, str]:
+    "A growing series for every metric that is documented, with its labels."
+    found = {'up{app="any"}': "1+0x60"}
+    for name, kind in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", METRICS, re.MULTILINE):
+        labels = re.findall(r"`(\w+)`", kind) + (["le"] if kind == "histogram" else [])
+        labels = ["consumergroup", "topic"] if kind == "gauge, likewise" else labels
+        full = f"{name}_bucket" if kind == "histogram" else name
+        for values in product(*(LABELS.get(label, ("any",)) for label in labels)):
+            told = "".join(f', {label}="{value}"' for label, value in zip(labels, values, strict=True))
+            found[f'{full}{{app="any", pod="any"{told}}}'] = "1+1x60"
+    return found
+
+
+def test_every_question_of_a_dashboard_has_an_answer(tmp_path: Path) -> None:
+    "Prometheus' own engine answers each, when every metric that is documented is told."
+    asked = [text.replace("$__rate_interval", "5m") for text in expressions()]
+    tests = [
+        {"expr": f"count({text}) > bool 0", "eval_time": "50m", "exp_samples": [{"labels": "{}", "value": 1}]}
+        for text in asked
+    ]
+    series = [{"series": name, "values": values} for name, values in series_of_everything().items()]
+    file = {"rule_files": [], "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(file))
+    ran = subprocess.run([promtool(), "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert len(asked) > 30
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_the_age_of_forecasts_is_one_number_a_kind(city: City) -> None:
