@@ -82,15 +82,17 @@ def account(made: list[dict[str, Any]], start: datetime) -> list[SensorHour]:
 def filled_city(folder: Path) -> Iterator[City]:
     "Have a city in an InfluxDB: backfilled, averaged, forecast, verified, with an account of completeness."
     now = datetime.now(UTC).replace(microsecond=0)
-    with running_influxd(needed_influxd(), folder / "influxd") as server, pytest.MonkeyPatch.context() as patch:
+    with running_influxd(needed_influxd(), folder / "influxd") as server:
         url = f"{server.address.replace('http', 'influxdb')}?org={server.org}&bucket=readings"
         provision(influx_address(url), server.token, folder / "tokens")
-        patch.setenv("SENSORLIB_INFLUX_TOKEN", server.token)
         made = made_records(now)
         file = folder / "records.ndjson"
         file.write_text("".join(json.dumps(record) + "\n" for record in made), encoding="utf-8")
-        assert cli.main(["backfill", "--store", url, str(file)]) == 0
-        with closing(open_store(url)) as store:
+        with pytest.MonkeyPatch.context() as patch:  # no longer than it takes: others have tokens of their own
+            patch.setenv("SENSORLIB_INFLUX_TOKEN", server.token)
+            assert cli.main(["backfill", "--store", url, str(file)]) == 0
+            store = open_store(url)
+        with closing(store):
             roll_up(store)
             registry = open_registry(str(folder / "models"))
             for hours in (25, 6, 2, 0):
