@@ -6,10 +6,11 @@ PYTHON := $(shell for p in python3.11 python3; do $$p -c "" 2>/dev/null && echo 
 EXTRA := dev
 NOTEBOOKS := $(wildcard nbs/[0134]*.ipynb)
 SEED := $(shell date +%s)
-INFLUXD := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/influxd-$(shell sha256sum tools/influxd/go.sum | cut -c1-16)
-APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/apiserver-$(shell cat tools/apiserver/go.sum tools/apiserver/kwok.sum | sha256sum | cut -c1-16)
-PROMTOOL := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/promtool-$(shell sha256sum tools/promtool/go.sum | cut -c1-16)
-GRAFANA_TYPES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/grafana-types-$(shell sha256sum tools/grafana/package-lock.json | cut -c1-16)
+built = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sensorlib/$(1)-$(shell cat $(addprefix tools/,$(2)) | sha256sum | cut -c1-16)
+INFLUXD := $(call built,influxd,influxd/go.sum)
+APISERVER := $(call built,apiserver,apiserver/go.sum apiserver/kwok.sum)
+PROMTOOL := $(call built,promtool,promtool/go.sum)
+GRAFANA_TYPES := $(call built,grafana-types,grafana/package-lock.json)
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH

@@ -1,19 +1,18 @@
 """A real Kubernetes API server for tests, as `make apiserver` built it; without it the test is skipped."""
 
-import hashlib
 import json
 import os
 import secrets
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from manifests import CRDS, KUBECTL, ROOT, Object
+from waiting import built, wait_until
 
 from sensorlib.local import Part, free_ports, start_part
 
@@ -23,16 +22,14 @@ PATIENCE_S = 60.0
 
 def needed_programs() -> Path:
     "Folder with the programs that `make apiserver` built; the test is skipped where anything it needs is absent."
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sums = b"".join(file.read_bytes() for file in sorted((ROOT / "tools" / "apiserver").glob("*.sum")))
-    built = cache / "sensorlib" / f"apiserver-{hashlib.sha256(sums).hexdigest()[:16]}"
-    if not built.is_dir():
+    programs = built("apiserver", "apiserver/go.sum", "apiserver/kwok.sum")
+    if not programs:
         pytest.skip("no Kubernetes API server: run `make apiserver`")
     if not KUBECTL.exists():
         pytest.skip(f"no kubectl beside {sys.executable}: run `make setup`")
     if not CRDS.is_dir():
         pytest.skip("the definitions of Kafka's and Flink's objects (../shared/crds) are not on this machine")
-    return built
+    return programs
 
 
 @dataclass(frozen=True)
@@ -91,14 +88,6 @@ class Cluster:
     def start(self, name: str, *flags: str) -> Part:
         "Start one of the programs."
         return start_part(name, [self.programs / name, *flags], self.folder / "logs")
-
-
-def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    "Return as soon as something is so."
-    deadline = time.monotonic() + patience_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"after {patience_s:.0f} s still not so: {what}"
-        time.sleep(0.2)
 
 
 def start_etcd(cluster: Cluster) -> tuple[Part, str]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pandas as pd
 import pytest
 from influx import Influx, needed_influxd, running_influxd
@@ -35,6 +37,26 @@ class City:
     tokens: Path  # Folder with a token for each part
     now: datetime
     store: Store  # With every right
+
+    def ask(self, question: str) -> pd.DataFrame:
+        "Answer to a question in Flux, with the token that Grafana has."
+        token = (self.tokens / "page.token").read_text().strip()
+        answer = httpx.post(
+            f"{self.server.address}/api/v2/query?org={self.server.org}",
+            headers={"Authorization": f"Token {token}", "Accept": "application/csv"},
+            json={"query": question, "dialect": {"annotations": []}},
+            timeout=60,
+        )
+        assert answer.is_success, f"{answer.text}\n{question}"
+        return read_csv(answer.text)
+
+
+def read_csv(text: str) -> pd.DataFrame:
+    "One table of InfluxDB's answer, or several of the same columns."
+    pieces = [part for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
+    read = [pd.read_csv(StringIO(part), dtype={"sensor_id": str}) for part in pieces]
+    assert not any({"error", "reference"} <= set(frame) for frame in read), text
+    return pd.concat(read, ignore_index=True).drop(columns=["Unnamed: 0", "result"]) if read else pd.DataFrame()
 
 
 def say(record: dict[str, Any], value_type: str, value: str) -> None:
@@ -90,6 +112,7 @@ def filled_city(folder: Path) -> Iterator[City]:
         file.write_text("".join(json.dumps(record) + "\n" for record in made), encoding="utf-8")
         with pytest.MonkeyPatch.context() as patch:  # no longer than it takes: others have tokens of their own
             patch.setenv("SENSORLIB_INFLUX_TOKEN", server.token)
+            patch.chdir(folder)  # where backfill notes what it has taken
             assert cli.main(["backfill", "--store", url, str(file)]) == 0
             store = open_store(url)
         with closing(store):

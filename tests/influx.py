@@ -1,6 +1,5 @@
 """A real InfluxDB for tests: in $INFLUXD, on PATH, from `make influxd`, or at $INFLUX_URL; without one the test is skipped."""
 
-import hashlib
 import os
 import secrets
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from waiting import built
 
 from sensorlib.local import Part, start_part
 
@@ -64,17 +64,10 @@ class Influx:
             yield f"{self.address.replace('http', 'influxdb')}?org={self.org}&bucket={name}"
 
 
-def built_influxd() -> str | None:
-    "The server that `make influxd` built, if it did."
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sums = (Path(__file__).resolve().parents[1] / "tools" / "influxd" / "go.sum").read_bytes()
-    built = cache / "sensorlib" / f"influxd-{hashlib.sha256(sums).hexdigest()[:16]}"
-    return str(built) if built.exists() else None
-
-
 def influxd_program() -> str | None:
     "The influxd to run: the one that is named, else the one on PATH, else the one that was built."
-    return os.environ.get("INFLUXD") or shutil.which("influxd") or built_influxd()
+    found = os.environ.get("INFLUXD") or shutil.which("influxd") or built("influxd", "influxd/go.sum")
+    return str(found) if found else None
 
 
 def needed_influxd() -> str:

@@ -87,3 +87,10 @@ def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     for name, template in pods(objects):
         for container in (*template["spec"].get("initContainers", []), *template["spec"]["containers"]):
             yield f"{name}, {container['name']}", container
+
+
+def environment(objects: list[Object], container: Object) -> dict[str, str]:
+    "What a container finds in its environment: from config maps, and its own; empty where only the cluster knows."
+    maps = [source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source]
+    held = {key: text for name in maps for key, text in named(objects, f"ConfigMap/{name}")["data"].items()}
+    return held | {variable["name"]: variable.get("value", "") for variable in container.get("env", [])}

@@ -1,28 +1,24 @@
 """Metrics, alarms and what to do: each name asked for is told by somebody, each alarm fires when it should and has its section."""
 
-import csv
-import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
-from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from city import City
+from waiting import built
 from prometheus_client import CollectorRegistry
 
 from sensorlib.collector import CollectorMetrics, Progress
 from sensorlib.completeness import Tracker
 from sensorlib.core import DEAD_REASONS, KINDS
-from sensorlib.quality import FAULTS, FLAGS
+from sensorlib.quality import FAULT_NAMES
 from sensorlib.scraper import ScraperMetrics
 from sensorlib.service import Health
 
@@ -74,7 +70,7 @@ def test_labels_in_alarms_are_told() -> None:
     told_reasons = set(re.findall(r'reason="(\w+)"', " ".join(expressions())))
     told_checks = set(re.findall(r'check="(\w+)"', " ".join(expressions())))
     assert told_reasons <= set(DEAD_REASONS)
-    assert told_checks <= {name for name, bit in FLAGS.items() if bit & FAULTS}
+    assert told_checks <= set(FAULT_NAMES)
     registry = CollectorRegistry()
     CollectorMetrics(registry, Progress())
     assert registry.get_sample_value("sensorlib_collector_faults_total", {"check": "stuck"}) == 0
@@ -152,13 +148,10 @@ WELL_AND_ILL = {
 
 def promtool() -> str:
     "Prometheus' own tool, on PATH or from `make promtool`; the test is skipped without it."
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sums = (ROOT / "tools" / "promtool" / "go.sum").read_bytes()
-    built = cache / "sensorlib" / f"promtool-{hashlib.sha256(sums).hexdigest()[:16]}"
-    found = str(built) if built.exists() else shutil.which("promtool")
+    found = built("promtool", "promtool/go.sum") or shutil.which("promtool")
     if not found:
         pytest.skip("no promtool: run `make promtool`")
-    return found
+    return str(found)
 
 
 def as_rule(uid: str) -> dict[str, Any]:
@@ -241,16 +234,8 @@ def test_every_question_of_a_dashboard_has_an_answer(tmp_path: Path) -> None:
 
 
 def test_the_age_of_forecasts_is_one_number_a_kind(city: City) -> None:
-    answer = httpx.post(
-        f"{city.server.address}/api/v2/query?org={city.server.org}",
-        headers={
-            "Authorization": f"Token {(city.tokens / 'page.token').read_text().strip()}",
-            "Accept": "application/csv",
-        },
-        json={"query": ASKED["forecasts-old"]["query"], "dialect": {"annotations": []}},
-    )
-    rows = list(csv.DictReader(StringIO(answer.text.replace("\r\n\r\n", "\r\n"))))
-    ages = {row["_measurement"]: float(row["age"]) for row in rows if row["age"] != "age"}
+    answer = city.ask(ASKED["forecasts-old"]["query"])
+    ages = dict(zip(answer["_measurement"], answer["age"], strict=True))
     assert set(ages) == set(KINDS)
     since = (datetime.now(UTC) - city.now).total_seconds()
     assert all(since <= age < since + 1200 for age in ages.values()), (since, ages)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from apiserver import PATIENCE_S, Cluster, needed_programs, played_nodes, running_apiserver, wait_until
+from apiserver import PATIENCE_S, Cluster, needed_programs, played_nodes, running_apiserver
 from manifests import K8S, OVERLAYS, Object, Renamed, changed, kustomized, named
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import yaml
 from confluent_kafka import Consumer, Producer
 
 from influx import influxd_program, running_influxd
+from waiting import wait_until as wait
 
 from sensorlib.bus import TOPICS, Access, client_settings, dead_letter
 from sensorlib.influx import influx_address
@@ -41,6 +42,7 @@ USERS = {
 }
 SENSORLIB = Path(sys.executable).with_name("sensorlib")
 PATIENCE_S = 180.0
+wait_until = partial(wait, patience_s=PATIENCE_S)
 
 
 @dataclass(frozen=True)
@@ -187,22 +189,12 @@ def test_each_part_reads_what_it_should_and_nothing_else(
     assert first_word(bus, user, group, topic) == told
 
 
-def wait_until(what: str, is_so: Callable[[], Any], parts: list[Part]) -> None:
-    "Return as soon as something is so."
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        for part in parts:
-            part.check()
-        assert time.monotonic() < deadline, f"after {PATIENCE_S:.0f} s still not so: {what}"
-        time.sleep(0.3)
-
-
 def test_with_a_wrong_password_a_part_is_not_ready_and_says_why(bus: Bus, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("wrong")
     env = {**bus.env("collector"), "SENSORLIB_KAFKA_PASSWORD_FILE": str(tmp_path / "password")}
     words = [SENSORLIB, "collect", "--store", f"sqlite:///{tmp_path}/readings.db", "--listen", ""]
     part = start_part("collector", words, tmp_path, env)
-    wait_until("it is not ready", lambda: "not ready: no broker answers" in part.log_file.read_text(), [part])
+    wait_until("it is not ready", lambda: "not ready: no broker answers" in part.log_file.read_text(), parts=[part])
     part.stop()
     assert "invalid credentials" in part.log_file.read_text()
 
@@ -264,7 +256,7 @@ class Flink:
             "taskmanager": ["taskmanager.sh", "start-foreground"],
         }.items():
             self.parts.append(start_part(name, [self.home / "bin" / script, *words], logs, env))
-        wait_until("the job runs", self.job, self.parts)
+        wait_until("the job runs", self.job, parts=self.parts)
         return self.job()
 
     def stop(self) -> None:
@@ -281,7 +273,7 @@ class Flink:
             found.update(self.ask(path))
             return found["status"]["id"] == "COMPLETED"
 
-        wait_until("the savepoint is written", is_done, [])
+        wait_until("the savepoint is written", is_done)
         self.stop()
         return str(found["operation"]["location"])
 
@@ -392,11 +384,11 @@ def test_the_data_path_runs_as_on_a_cluster_and_goes_on_after_an_upgrade(
         with closing(open_store(store_env["SENSORLIB_STORE"])) as store:
             flink.start(bus)
             scrape(bus, made[:half], tmp_path / "first.ndjson")
-            wait_until("much of it is stored", lambda: sum(store.counts().values()) >= values // 3, [collector])
+            wait_until("much of it is stored", lambda: sum(store.counts().values()) >= values // 3, parts=[collector])
             savepoint = flink.stopped_with_savepoint()
             scrape(bus, made[half:], tmp_path / "second.ndjson")
             job = flink.start(bus, "--fromSavepoint", savepoint)
-            wait_until("all is stored", lambda: sum(store.counts().values()) >= values, [*flink.parts, collector])
+            wait_until("all is stored", lambda: sum(store.counts().values()) >= values, parts=[*flink.parts, collector])
             restored = flink.ask(f"/jobs/{job}/checkpoints")["latest"]["restored"]
             assert restored["is_savepoint"] and restored["external_path"] == savepoint
             assert sum(store.counts().values()) == values

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from city import City
-from manifests import K8S, Object, kustomized, named
+from manifests import K8S, Object, environment, kustomized, named
 
 SENSORLIB = Path(sys.executable).with_name("sensorlib")
 
@@ -50,12 +50,9 @@ class Pod:
             "A path of the pod as one of this machine."
             return re.sub(r"^/\w+", lambda found: places.get(found[0], found[0]), text)
 
-        env: dict[str, str] = {}
-        for source in container["envFrom"]:
-            env |= named(list(objects()), f"ConfigMap/{source['configMapRef']['name']}")["data"]
-        for variable in container["env"]:
-            field = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
-            env[variable["name"]] = template["metadata"]["labels"]["sensorlib/kind"] if field else variable["value"]
+        env = environment(list(objects()), container) | {
+            "KIND": template["metadata"]["labels"].get("sensorlib/kind", "")
+        }
         env = {key: inside(text) for key, text in env.items()} | {"SENSORLIB_STORE": self.city.url}
         words = [inside(re.sub(r"\$\((\w+)\)", lambda found: env[found[1]], word)) for word in container["args"]]
         kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}

@@ -1,8 +1,6 @@
 """Grafana's dashboards: what is committed, how it is laid out, and every question asked of a real InfluxDB."""
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,17 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
 from city import OWNER, STUCK, City
 from manifests import kustomized
+from waiting import built
 
 from sensorlib import cli
 from sensorlib.core import KINDS, VALUE_TYPES
@@ -172,12 +169,10 @@ def test_links_take_columns_that_are_there(uid: str, panel: Panel) -> None:
 
 def compiler() -> Path:
     "Folder with Grafana's types and TypeScript's compiler; the test is skipped without them."
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    lock = (ROOT / "tools" / "grafana" / "package-lock.json").read_bytes()
-    built = cache / "sensorlib" / f"grafana-types-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not built.exists() or not shutil.which("node"):
+    found = built("grafana-types", "grafana/package-lock.json")
+    if not found or not shutil.which("node"):
         pytest.skip("no types of Grafana: run `make grafana-types`")
-    return built
+    return found
 
 
 def refused(some: Mapping[str, Board], folder: Path) -> set[str]:
@@ -297,19 +292,8 @@ class Reader:
 
     def ask(self, question: str, chosen: Chosen, since: str, until: str) -> pd.DataFrame:
         "Answer to a question of Grafana, in a window of its words."
-        now, server = self.city.now, self.city.server
-        asked = filled(question, chosen, moment(since, now), moment(until, now))
-        answer = httpx.post(
-            f"{server.address}/api/v2/query?org={server.org}",
-            headers={
-                "Authorization": f"Token {(self.city.tokens / 'page.token').read_text().strip()}",
-                "Accept": "application/csv",
-            },
-            json={"query": asked, "dialect": {"annotations": []}},
-            timeout=60,
-        )
-        assert answer.is_success, f"{answer.text}\n{asked}"
-        return read_csv(answer.text)
+        now = self.city.now
+        return self.city.ask(filled(question, chosen, moment(since, now), moment(until, now)))
 
     def opened(self, uid: str) -> Chosen:
         "What stands in the variables of a page when it is opened at the owner's sensor; each has something to choose."
@@ -331,14 +315,6 @@ class Reader:
         window = boards()[uid]["time"]
         question = panel["targets"][0]["query"]
         return self.ask(question, self.opened(uid) | chosen, window["from"], window["to"])
-
-
-def read_csv(text: str) -> pd.DataFrame:
-    "One table of InfluxDB's answer, or several of the same columns."
-    pieces = [part for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
-    read = [pd.read_csv(StringIO(part), dtype={"sensor_id": str}) for part in pieces]
-    assert not any({"error", "reference"} <= set(frame) for frame in read), text
-    return pd.concat(read, ignore_index=True).drop(columns=["Unnamed: 0", "result"]) if read else pd.DataFrame()
 
 
 @pytest.fixture(scope="module")

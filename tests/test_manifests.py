@@ -18,6 +18,7 @@ from manifests import (
     Renamed,
     changed,
     containers,
+    environment,
     kustomized,
     name_of,
     named,
@@ -200,15 +201,8 @@ def test_volumes_config_maps_and_claims_are_there(objects: list[Object]) -> None
 
 
 def environments(objects: list[Object]) -> dict[str, dict[str, str]]:
-    "Container -> what it finds in its environment, from the config map and its own."
-    maps = {one["metadata"]["name"]: one["data"] for one in objects if one["kind"] == "ConfigMap"}
-    return {
-        name: {
-            **{key: value for ref in c.get("envFrom", []) if "configMapRef" in ref for key, value in maps[ref["configMapRef"]["name"]].items()},
-            **{variable["name"]: variable.get("value", "") for variable in c.get("env", [])},
-        }
-        for name, c in containers(objects)
-    }  # fmt: skip
+    "Container -> what it finds in its environment."
+    return {name: environment(objects, container) for name, container in containers(objects)}
 
 
 def test_settings_are_those_that_sensorlib_reads(objects: list[Object]) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 from influx import Influx, free_port, influxd_command, needed_influxd, wait_until_healthy
+from waiting import wait_until
 
 from sensorlib.bus import RAW_TOPIC, Outbox
 from sensorlib.core import KIND_TOPICS, format_time
@@ -50,13 +50,6 @@ def memory_mb(part: Part) -> float:
 
 def size_of(folder: Path, pattern: str = "*") -> int:
     return sum(file.stat().st_size for file in folder.rglob(pattern) if file.is_file())
-
-
-def wait_until(what: str, is_so: Callable[[], bool], patience_s: float = 900, every_s: float = 0.5) -> None:
-    deadline = time.monotonic() + patience_s
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(every_s)
 
 
 def start_store(folder: Path) -> tuple[Influx, Part]:
@@ -111,7 +104,7 @@ def test_sizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             outbox.flush()
             store = open_store(url)
             # Counting is work for InfluxDB, too: it is asked seldom
-            wait_until("all is stored", lambda: sum(store.counts().values()) >= values, every_s=20)
+            wait_until("all is stored", lambda: sum(store.counts().values()) >= values, 900, every_s=20)
             used = {name: cpu_s(part) - before[name] for name, part in parts.items()}
             memory = {name: memory_mb(part) for name, part in parts.items()}
             time.sleep(25)  # two checkpoints
