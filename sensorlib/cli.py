@@ -506,15 +506,15 @@ def doctor(arguments: Arguments) -> int:
 
 def dashboards(arguments: Arguments) -> int:
     "Write Grafana's dashboards as JSON files."
+    from importlib.util import find_spec
+
     from sensorlib.core import MissingPart
 
-    try:
-        from sensorlib.dashboards import write_dashboards
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "grafana_foundation_sdk":
-            raise
+    if find_spec("grafana_foundation_sdk") is None:
         wanted = "pip install grafana-foundation-sdk==0.0.21"
-        raise MissingPart(f"dashboards need grafana-foundation-sdk, which is not here: {wanted}") from error
+        raise MissingPart(f"dashboards need grafana-foundation-sdk, which is not here: {wanted}")
+    from sensorlib.dashboards import write_dashboards
+
     written = write_dashboards(arguments.out)
     _print_result(arguments, {"dashboards": len(written), "out": str(arguments.out)})
     return 0

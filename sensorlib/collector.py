@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from .bus import Handler, Outbox, Receiver, dead_letter
 from .completeness import read_hour
 from .core import COMPLETENESS_TOPIC, DEAD_REASONS, DEAD_TOPIC, KIND_TOPICS, Reading, Settings
-from .quality import FAULTS, FLAGS, flag_names
+from .quality import FAULT_NAMES, FAULTS, flag_names
 from .rows import Refusal, write_in_halves
 from .service import Health
 from .store import Store, open_store
@@ -184,7 +184,7 @@ class _Counts(Collector):
         yield CounterMetricFamily(f"{name}_readings_stored", "Readings that the store has acknowledged", now.stored)
         yield CounterMetricFamily(f"{name}_readings_flagged", "Stored readings with a fault", now.flagged)
         faults = CounterMetricFamily(f"{name}_faults", "Stored readings with a fault, by check", labels=["check"])
-        for check in (check for check, bit in FLAGS.items() if bit & FAULTS):
+        for check in FAULT_NAMES:
             faults.add_metric([check], now.faults[check])
         yield faults
         dead = CounterMetricFamily(f"{name}_dead_letters", "Messages that were buried", labels=["reason"])

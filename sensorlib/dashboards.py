@@ -10,6 +10,7 @@ __all__ = ['ATTRIBUTION', 'MAPS', 'SERIES', 'QUALITY', 'SKILL', 'PIPELINE', 'NOI
 
 # %% ../nbs/17l_dashboards.ipynb #a4c4fe65
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import dashboard as build
@@ -18,7 +19,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from . import flux
 from .core import KINDS, VALUE_TYPES
-from .flux import AVERAGES, FAULT_NAMES
+from .flux import AVERAGES
 from .indices import EUROPEAN_BANDS, PERIODS
 from sensorlib.panels import (
     AGE,
@@ -46,7 +47,7 @@ from sensorlib.panels import (
     table_panel,
     text_panel,
 )
-from .quality import CHECKS
+from .quality import CHECKS, FAULT_NAMES
 from .windows import HORIZONS_MIN
 
 # %% ../nbs/17l_dashboards.ipynb #d046aeb8
@@ -252,7 +253,7 @@ def series_page() -> Page:
         head("**One sensor over time**, with its newest forecast, and with past forecasts beside what came."),
         Section(
             [
-                [(stat_panel("Readings", told, Flux(flux.counted()), numbers), 24)],
+                [(stat_panel("Readings", told, Flux(flux.own_numbers('r._field == "${value_type}_qc"')), numbers), 24)],
                 fan_panels(),
                 [
                     (series_panel("Forecasts of ${value_type}, ${horizon} min ahead, and what came", past, Flux(flux.fan_past()), "none", _ANY, _FANS), 16),
@@ -592,7 +593,7 @@ def owner_page() -> Page:
 
 # %% ../nbs/17l_dashboards.ipynb #57c39f41
 PAGES: Sequence[Callable[[], Page]] = (
-    *((lambda kind=kind: map_page(kind)) for kind in KINDS),
+    *(partial(map_page, kind) for kind in KINDS),
     series_page,
     quality_page,
     skill_page,

@@ -128,11 +128,14 @@ def about(
     return f"{says} Window: {window}. Count: {count}. Age: {age}."
 
 
+def _steps(scale: Scale) -> list[dashboard.Threshold]:
+    "Tell from where on which colour stands."
+    return [dashboard.Threshold(at, colour) for at, colour in zip((None, *scale.above), scale.colours, strict=True)]
+
+
 def _colouring(scale: Scale) -> dict[str, Any]:
     "Write a scale as Grafana's field configuration."
-    steps: list[dict[str, Any]] = [{"value": None, "color": scale.colours[0]}]
-    steps += [{"value": at, "color": colour} for at, colour in zip(scale.above, scale.colours[1:], strict=True)]
-    made: dict[str, Any] = {"thresholds": {"mode": "absolute", "steps": steps}, "color": {"mode": scale.scheme}}
+    made: dict[str, Any] = {"thresholds": {"mode": "absolute", "steps": _steps(scale)}, "color": {"mode": scale.scheme}}
     return made | {name: value for name, value in (("min", scale.low), ("max", scale.high)) if value is not None}
 
 
@@ -162,15 +165,26 @@ def _asked(panel: Any, title: str, description: str, queries: Queries) -> Any:
 
 def _coloured(panel: Any, unit: str, scale: Scale) -> Any:
     "Give a panel its unit and colours."
-    steps = [dashboard.Threshold(value=None, color=scale.colours[0])]
-    steps += [dashboard.Threshold(at, colour) for at, colour in zip(scale.above, scale.colours[1:], strict=True)]
     mode = dashboard.FieldColorModeId(scale.scheme)
-    limits = build.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps)
+    limits = build.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(_steps(scale))
     panel = panel.unit(unit).thresholds(limits).color_scheme(build.FieldColor().mode(mode))
     panel = panel.min(scale.low) if scale.low is not None else panel
     return panel.max(scale.high) if scale.high is not None else panel
 
 
+def _overridden(
+    panel: Any,
+    columns: Mapping[str, Column],
+    cells: bool = False,  # Whether it has cells, with a width and a look of their own
+) -> Any:
+    "Show each column in its own way."
+    for name, column in columns.items():
+        panel = panel.override_by_name(
+            name, [v for v in _properties(column) if cells or not v.id_val.startswith("custom.")]
+        )
+    return panel
+
+# %% ../nbs/17k_panels.ipynb #168767c5
 def table_panel(
     title: str,
     description: str,
@@ -183,9 +197,7 @@ def table_panel(
     order = {name: at for at, name in enumerate(columns)}
     panel = _asked(table.Panel(), title, description, query).unit("none").no_value(nothing).max_data_points(limit)
     panel = panel.with_transformation(dashboard.DataTransformerConfig("organize", options={"indexByName": order}))
-    for name, column in columns.items():
-        panel = panel.override_by_name(name, _properties(column))
-    return panel.build()
+    return _overridden(panel, columns, cells=True).build()
 
 
 def stat_panel(
@@ -201,10 +213,7 @@ def stat_panel(
     panel = _coloured(panel, unit, Scale()).reduce_options(calcs).no_value("none")
     panel = panel.graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE_AND_NAME)
     panel = panel.color_mode(common.BigValueColorMode.VALUE).wide_layout(True)
-    for name, column in columns.items():
-        kept = [v for v in _properties(column) if not v.id_val.startswith("custom.")]
-        panel = panel.override_by_name(name, kept)
-    return panel.build()
+    return _overridden(panel, columns).build()
 
 # %% ../nbs/17k_panels.ipynb #a27b9978
 _MOST_SENSORS = 40_000  # rows that Grafana takes for a map
@@ -232,10 +241,7 @@ def map_panel(
     panel = _coloured(_asked(geomap.Panel(), title, description, query), unit, scale).max_data_points(_MOST_SENSORS)
     panel = panel.view(view).layers([points]).basemap(parts.MapLayerOptions().type("default").name("map"))
     panel = panel.controls(geomap.ControlsOptions().show_zoom(True).mouse_wheel_zoom(True).show_attribution(True))
-    for name, column in columns.items():
-        kept = [v for v in _properties(column) if not v.id_val.startswith("custom.")]
-        panel = panel.override_by_name(name, kept)
-    return panel.build()
+    return _overridden(panel, columns).build()
 
 # %% ../nbs/17k_panels.ipynb #7368af4e
 BANDS = (("p95", "p05", 12), ("p75", "p25", 25))  # Upper line, lower line, how dense
@@ -332,10 +338,7 @@ def bar_panel(
     sort = dashboard.DataTransformerConfig("organize", options={"indexByName": order})
     panel = panel.with_transformation(only).with_transformation(sort)
     panel = panel.legend(parts.VizLegendOptions().show_legend(len(bars) > 1).placement(common.LegendPlacement.BOTTOM))
-    for name, column in bars.items():
-        kept = [v for v in _properties(column) if not v.id_val.startswith("custom.")]
-        panel = panel.override_by_name(name, kept)
-    return panel.build()
+    return _overridden(panel, bars).build()
 
 
 def text_panel(

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['METERS', 'LIMITS', 'CODES', 'RELATIONS', 'PARTNERS', 'LONGEST_HOLD', 'HOLD_STEP_S', 'HOLDS', 'HISTORY', 'RECENT',
            'RECENT_S', 'GAP_S', 'TOLERANCES', 'SPREADS', 'LAPSE_K_M', 'SCALE_HEIGHT_M', 'ENOUGH', 'WINDOW', 'VOICES',
-           'AGREE', 'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'EVIDENCE', 'Limits', 'Code',
-           'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql', 'in_doubt_sql', 'wide_cell',
-           'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql', 'kind_sql', 'join_columns',
-           'judge', 'examine', 'judge_piece', 'Verdicts', 'measured_files', 'check_files', 'summarise', 'write_frame',
-           'read_frame', 'score']
+           'AGREE', 'AGREE_OF', 'HUMID_ABOVE', 'HUMID_S', 'CHECKS', 'FLAGS', 'FAULTS', 'FAULT_NAMES', 'EVIDENCE',
+           'Limits', 'Code', 'Relation', 'partner_sql', 'Hold', 'history', 'Tolerance', 'comparable_sql',
+           'in_doubt_sql', 'wide_cell', 'neighbours', 'humidity_here', 'Check', 'flag_names', 'is_good', 'qc_sql',
+           'kind_sql', 'join_columns', 'judge', 'examine', 'judge_piece', 'Verdicts', 'measured_files', 'check_files',
+           'summarise', 'write_frame', 'read_frame', 'score']
 
 # %% ../nbs/05_quality.ipynb #acc2ece3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -528,6 +528,7 @@ CHECKS = (
 )
 FLAGS = {check.name: check.bit for check in CHECKS}
 FAULTS = 127  # bits 1..64; a reading with none of them is good
+FAULT_NAMES = tuple(name for name, bit in FLAGS.items() if bit & FAULTS)
 
 # %% ../nbs/05_quality.ipynb #f66c866d
 def flag_names(
