@@ -8,12 +8,14 @@ __all__ = ['log', 'JOB_OPTIONS', 'JOB_STATES', 'flink_folder', 'sql_files', 'jud
            'run_stream', 'run_detached', 'run_batch']
 
 # %% ../nbs/08_stream.ipynb #46bf9150
+import gc
 import logging
 import math
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -259,7 +261,18 @@ def newest_snapshot(
     complete = sorted(folder.glob("*/*/_metadata"), key=lambda path: path.stat().st_mtime_ns)
     return complete[-1].parent if complete else None
 
+# %% ../nbs/08_stream.ipynb #c7cea4a9
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    "Let the garbage collector rest."
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
 # %% ../nbs/08_stream.ipynb #69d2d5ea
+@_no_collection()
 def submit(
     tables: Mapping[str, str],  # `kafka_tables(...)` or `file_tables(...)`
     options: Mapping[str, str],  # Options as Flink names them

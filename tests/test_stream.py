@@ -3,13 +3,18 @@
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from py4j import java_gateway
+from pyflink.java_gateway import get_gateway
 
+from sensorlib import stream
 from sensorlib.archive import open_files, read_file
 from sensorlib.core import SensorlibError
 from sensorlib.feed import in_order, measurements, merge_records
@@ -118,3 +123,31 @@ def test_batch_buries_what_is_no_record(batch: tuple[list[dict[str, Any]], pd.Da
 def test_batch_without_input_says_so(tmp_path: Path) -> None:
     with pytest.raises(SensorlibError, match=r"no such file or folder: .*nowhere"):
         run_batch(tmp_path / "nowhere", tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_other_thread_takes_ours_of_java_while_the_job_is_defined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    define, free, freed_in = stream.statements, java_gateway._garbage_collect_object, []
+
+    def freeing(*words: Any) -> None:
+        freed_in.append(threading.current_thread().name)
+        free(*words)
+
+    def beside_another(tables: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        "Leave an object of Java as garbage, then need memory in another thread."
+        ring: list[Any] = [get_gateway().jvm.java.util.ArrayList()]
+        ring.append(ring)
+        del ring
+        other = threading.Thread(target=lambda: [[] for _ in range(10_000)], name="other")
+        other.start()
+        other.join()
+        return define(tables)
+
+    monkeypatch.setattr(java_gateway, "_garbage_collect_object", freeing)
+    monkeypatch.setattr(stream, "statements", beside_another)
+    (tmp_path / "raw.ndjson").write_text("[1]\n")
+    run_batch(tmp_path / "raw.ndjson", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*/part-*"))) == 1
+    assert "other" not in freed_in and "MainThread" in freed_in
