@@ -9,6 +9,7 @@ __all__ = ['SCHEMA_VERSION', 'Site', 'SqliteFile', 'SqliteReadings', 'SqliteAver
 # %% ../nbs/08b_sqlite.ipynb #4b45207f
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -116,6 +117,22 @@ def _make_tables(
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
+def _log_ahead(
+    db: sqlite3.Connection,  # Open, in autocommit mode
+    busy_s: float,  # How long to wait for another process [s]
+) -> None:
+    "Change to WAL mode; for this alone SQLite itself does not wait."
+    until = time.monotonic() + busy_s
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
+
+
 def _open_database(
     path: Path,  # File to open or to make
     busy_s: float,  # How long to wait for another process [s]
@@ -130,7 +147,7 @@ def _open_database(
             if version > SCHEMA_VERSION:
                 upgrade = f"expected {SCHEMA_VERSION}; use a newer sensorlib, or another path"
                 raise StoreRefused(f"store {path}: its tables are of version {version}, {upgrade}")
-            db.execute("PRAGMA journal_mode = WAL")
+            _log_ahead(db, busy_s)
             db.execute("PRAGMA synchronous = FULL")
             # 5,000 readings of the live feed touch 2,500 pages; the default is 1,000
             db.execute("PRAGMA wal_autocheckpoint = 8000")

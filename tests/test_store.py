@@ -4,8 +4,10 @@ import gzip
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -625,6 +627,21 @@ def test_sqlite_is_made_once_by_many_processes_at_once(file: Path) -> None:
     store = SqliteStore(file)
     assert store.counts() == {"particulates": 3 * BATCH}
     assert set(store.latest("particulates")["value"]) == {2.0}
+
+
+def test_a_new_sqlite_file_waits_for_whoever_writes_it_before_it_changes_its_mode(file: Path) -> None:
+    SqliteStore(file).close()
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as writer:
+        writer.execute("PRAGMA journal_mode = DELETE")  # as another process finds a file that is being made
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=r"database is locked \(SQLITE_BUSY\); another process has held it"):
+            SqliteStore(file, busy_s=0.2)
+        leaving = threading.Timer(0.3, writer.execute, ["COMMIT"])
+        leaving.start()
+        SqliteStore(file).close()
+        leaving.join()
+    with closing(sqlite3.connect(file)) as after:
+        assert after.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_influxdb_says_what_is_wrong_with_token_and_bucket(influx: "Influx", monkeypatch: pytest.MonkeyPatch) -> None:
