@@ -30,6 +30,7 @@ from .grids import STEP_S
 from sensorlib.windows import (
     AHEAD,
     CONTEXT_SUN,
+    CONTEXT_TURNS,
     HORIZONS_MIN,
     PAST,
     QUANTILES,
@@ -163,6 +164,16 @@ def _a_day_before(kind: str, scaled: Any, part: slice) -> Any:
     mean = ops.matmul(near, scaled[:, :, :related]) / ops.maximum(heard, 1.0)
     return ops.concatenate([mean, heard / near.sum(axis=1, keepdims=True)], axis=2)
 
+# %% ../nbs/17b_network.ipynb #4716ebbf
+_TURNS = {"humidity": ("day", "year"), "pressure": ("day",)}  # What else turns is no news to these kinds
+
+
+def _calendar(kind: str, context: Any) -> Any:
+    "What a network hears of the context: (m, columns)."
+    sines = [at for at, turn in enumerate(CONTEXT_TURNS) if turn in _TURNS.get(kind, CONTEXT_TURNS)]
+    cosines = [len(CONTEXT_TURNS) + at for at in sines]
+    return ops.take(context, [*sines, *cosines, *range(CONTEXT_SUN - 1, context.shape[1])], axis=1)
+
 # %% ../nbs/17b_network.ipynb #2ee93e40
 def _ordered(numbers: Any) -> Any:
     "Quantiles from a median and four distances: (..., 5) to (..., 5)."
@@ -197,8 +208,8 @@ def _build_network(
     memory = layers.GRU(recipe.units)(hours)
     who = layers.Embedding(stations + 1, 4, embeddings_regularizer=keras.regularizers.L2(1e-4))(station)
     level = (last - scaling.level[0]) / scaling.level[1]
-    newest = _newest(kind, scaling, scaled)
-    known = layers.Concatenate()([memory, newest, context, level, age, who])
+    newest, calendar = _newest(kind, scaling, scaled), _calendar(kind, context)
+    known = layers.Concatenate()([memory, newest, calendar, level, age, who])
     known = layers.Dropout(recipe.dropout)(layers.Dense(recipe.width, activation="relu")(known))
     sun = context[:, CONTEXT_SUN : CONTEXT_SUN + len(AHEAD), None][:, part]
     which = ops.zeros_like(sun) + np.eye(horizons, dtype="float32")
@@ -207,7 +218,7 @@ def _build_network(
     asked = ops.relu(layers.Dense(recipe.width // 2, use_bias=False)(known)[:, None] + asked)
     asked = layers.Dropout(recipe.dropout)(asked)
     asked = layers.Dense(recipe.width // 2, activation="relu")(asked)
-    line = layers.Dense(horizons, kernel_initializer="zeros")(layers.Concatenate()([newest, context]))
+    line = layers.Dense(horizons, kernel_initializer="zeros")(layers.Concatenate()([newest, calendar]))
     change = _ordered(line[:, :, None] + layers.Dense(len(QUANTILES), kernel_initializer="zeros")(asked))
     quantiles = last[:, :, None] + change * scaling.ahead[part].astype("float32")[:, None]
     return keras.Model([past, context, station], quantiles, name=name)

@@ -37,6 +37,7 @@ from sensorlib.network import (
 )
 from sensorlib.windows import (
     AHEAD,
+    CONTEXT_TURNS,
     PAST,
     QUANTILES,
     Moments,
@@ -163,6 +164,18 @@ def test_onnx_says_what_keras_says(kind: str) -> None:
         assert again.shape == wanted.shape == (count, len(AHEAD), len(QUANTILES))
         assert (np.diff(again, axis=2) >= 0).all()
         np.testing.assert_allclose(again, wanted, rtol=1e-5 if kind == "particulates" else 1e-6, atol=1e-4 * unit)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_humidity_does_not_hear_the_week_and_pressure_not_the_year_either(kind: str) -> None:
+    past, context, station = with_gaps(kind, 20)
+    model, changes = calibrated(kind), {}
+    for at, turn in enumerate(CONTEXT_TURNS):
+        turned = context.copy()
+        turned[:, [at, at + len(CONTEXT_TURNS)]] *= -1  # half a turn on
+        changes[turn] = np.ptp(says(model, [past, turned, station]) - says(model, [past, context, station]))
+    heard = {"humidity": {"day", "year"}, "pressure": {"day"}}.get(kind, {"day", "week", "year"})
+    assert {turn for turn, change in changes.items() if change > 0} == heard
 
 
 def test_a_name_changes_only_what_is_said_of_its_sensor() -> None:
