@@ -8,6 +8,7 @@ __all__ = ['log', 'JOB_OPTIONS', 'JOB_STATES', 'flink_folder', 'sql_files', 'jud
            'run_stream', 'run_detached', 'run_batch']
 
 # %% ../nbs/08_stream.ipynb #46bf9150
+import fcntl
 import gc
 import logging
 import math
@@ -202,12 +203,13 @@ def fetch_jars(
         import jgo
     except ImportError as error:
         raise MissingPart("package jgo is missing, it fetches Java parts: pip install 'sensorlib[flink]'") from error
-    try:
-        return [Path(jar) for jar in jgo.build(jar_coordinate(part)).all_jars]
-    except Exception as error:
-        raise MissingPart(
-            f"cannot fetch {jar_coordinate(part)} from Maven Central: {error}; is it reachable?"
-        ) from error
+    with (flink_folder() / "jars.txt").open() as pins:
+        fcntl.flock(pins, fcntl.LOCK_EX)  # jgo writes its notes anew each time, also while another one reads them
+        try:
+            return [Path(jar) for jar in jgo.build(jar_coordinate(part)).all_jars]
+        except Exception as error:
+            says = f"cannot fetch {jar_coordinate(part)} from Maven Central: {error}; is it reachable?"
+            raise MissingPart(says) from error
 
 
 def java_home() -> Path:  # Folder that holds bin/java

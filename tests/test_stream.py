@@ -151,3 +151,9 @@ def test_no_other_thread_takes_ours_of_java_while_the_job_is_defined(
     run_batch(tmp_path / "raw.ndjson", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*/part-*"))) == 1
     assert "other" not in freed_in and "MainThread" in freed_in
+
+
+def test_many_processes_find_the_jars_at_once() -> None:
+    asking = "from sensorlib.stream import fetch_jars\nfor _ in range(10):\n    fetch_jars('connector')"
+    begun = [subprocess.Popen([sys.executable, "-c", asking]) for _ in range(4)]
+    assert [process.wait(120) for process in begun] == [0] * 4
