@@ -1,4 +1,4 @@
-"""The same SQL over files, in batch mode, on the real Flink."""
+"""The same SQL over files, in batch mode, on the real Flink; and that neither threads nor other processes disturb its start."""
 
 import json
 import subprocess
