@@ -32,6 +32,8 @@ from sensorlib.windows import (
     QUANTILES,
     Moments,
     Panel,
+    channels_of,
+    context_columns,
     inputs,
     issued_s,
     make_panel,
@@ -124,11 +126,15 @@ def run_onnx(
 
 # %% ../nbs/17f_forecasts.ipynb #8b46ea8d
 def _forecaster(registry: Registry, artefact: Artefact) -> Forecaster:
-    manifest = artefact.manifest
+    manifest, run = artefact.manifest, run_onnx(artefact.files[MODEL_FILE])
+    past = np.zeros((1, PAST, len(channels_of(manifest.kind))), "float32")
+    run(
+        past, np.zeros((1, context_columns(manifest.kind)), "float32"), np.zeros(1, "int32")
+    )  # Made for other inputs, it refuses
     return Forecaster(
         kind=manifest.kind,
         version=manifest.version,
-        run=run_onnx(artefact.files[MODEL_FILE]),
+        run=run,
         vocabulary=np.array(manifest.vocabulary["sensor_ids"], "int64"),
         climates=load_climates(artefact.files[CLIMATE_FILE]),
         served=manifest.served,

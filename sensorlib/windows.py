@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HORIZONS_MIN', 'QUANTILES', 'AHEAD', 'PAST', 'FRESH', 'SIBLINGS', 'COMPANIONS', 'CONTEXT_TURNS', 'CONTEXT_SUN',
            'value_types_of', 'channels_of', 'related_channels', 'Panel', 'make_panel', 'read_kinds', 'read_panel',
-           'Moments', 'moments', 'site_values', 'sensor_ids_of', 'issued_s', 'inputs', 'targets', 'station_numbers']
+           'Moments', 'moments', 'site_values', 'sensor_ids_of', 'issued_s', 'context_columns', 'inputs', 'targets',
+           'station_numbers']
 
 # %% ../nbs/17_windows.ipynb #c51c9866
 from collections.abc import Iterable, Mapping
@@ -237,6 +238,13 @@ def _context(panel: Panel, examples: Moments) -> np.ndarray:
 
 CONTEXT_TURNS = tuple(_PERIODS_S)  # The context begins with how far each has turned: all sines, then all cosines
 CONTEXT_SUN = 2 * len(CONTEXT_TURNS) + 1  # First column of the context that tells of the sun at a horizon
+
+
+def context_columns(
+    kind: str,
+) -> int:
+    "Count the columns of the context."
+    return CONTEXT_SUN + len(AHEAD) + len(value_types_of(kind))
 
 
 def inputs(

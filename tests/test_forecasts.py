@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from cities import START, judged, panel_of, said
 
-from sensorlib import cli, forecasts
+from sensorlib import cli
 from sensorlib.baselines import BASELINES, dump_climates, fit_climates
 from sensorlib.core import KINDS, VALUE_TYPES, MissingPart, Reading, StoreError
 from sensorlib.forecasts import CLIMATE_FILE, MODEL_FILE, Forecaster, Observed, forecast_panel, load_forecaster
@@ -26,7 +26,7 @@ from sensorlib.rows import DAY, FORECAST_COLUMNS, QUANTILE_COLUMNS
 from sensorlib.sqlite import SqliteStore
 from sensorlib.store import Store, open_store
 from sensorlib.widths import keep_following
-from sensorlib.windows import HORIZONS_MIN, PAST, QUANTILES, Panel, moments, value_types_of
+from sensorlib.windows import HORIZONS_MIN, PAST, QUANTILES, Panel, context_columns, moments, value_types_of
 
 if TYPE_CHECKING:
     from influx import Influx
@@ -133,17 +133,18 @@ def climates_of(kind: str) -> bytes:
     return dump_climates(fit_climates(panel, 0, panel.steps))
 
 
-def put_model(registry: Registry, kind: str, value: float | None = None, who: str = "network", **changes: Any) -> str:
-    "Publish a model of a kind that says the newest value; its version."
+def put_model(
+    registry: Registry, kind: str, value: float | None = None, who: str = "network", columns: int = 0, **changes: Any
+) -> str:
+    "Publish a model of a kind that says the newest value, and listens to so many columns of context; its version."
     pytest.importorskip("onnxruntime")
     panel = panel_of(kind, city(), DAYS, SENSORS)
-    columns = forecasts.inputs(panel, moments(panel, PAST, PAST + 1))[1].shape[1]
     told = {
         "trained_from": START, "trained_until": ISSUED, "value_types": (*panel.channels,), "horizons_min": HORIZONS_MIN,
         "quantiles": QUANTILES, "vocabulary": {"sensor_ids": sorted(city()["sensor_id"].unique().tolist())},
         "served": {name: dict.fromkeys(HORIZONS_MIN, who) for name in panel.channels},
     }  # fmt: skip
-    files = {MODEL_FILE: onnx_model(kind, columns, value), CLIMATE_FILE: climates_of(kind)}
+    files = {MODEL_FILE: onnx_model(kind, columns or context_columns(kind), value), CLIMATE_FILE: climates_of(kind)}
     return publish(registry, kind, files, About(**told | changes)).version
 
 
@@ -398,6 +399,12 @@ def test_a_model_for_other_horizons_is_refused(
     version = put_model(registry, "noise", **changes)
     assert load_forecaster(registry, "noise") is None
     assert f"model noise/{version} is for horizons and quantiles" in caplog.text
+
+
+def test_a_model_of_other_inputs_is_refused(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    version = put_model(registry, "noise", columns=3)
+    assert load_forecaster(registry, "noise") is None
+    assert f"model noise/{version} cannot be loaded, baselines serve" in caplog.text
 
 
 def test_a_corrupt_version_is_passed_over(file: SqliteStore, registry: Registry, tmp_path: Path) -> None:

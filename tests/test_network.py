@@ -1,10 +1,13 @@
 """The network: ordered quantiles whatever the weights, the same numbers in ONNX, and nothing from after its window."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,16 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip 
 import keras
 
 from sensorlib.baselines import last_value, to_scale
-from sensorlib.core import KINDS, SettingError
+from sensorlib.core import KINDS, PartDied, SettingError
 from sensorlib.network import (
     _SPANS,
     _calibrated,
     _chances,
     _in_season,
+    _Plan,
+    _planned,
+    _started,
+    _told,
     Network,
     Recipe,
     Scaling,
@@ -50,7 +57,7 @@ from sensorlib.windows import (
 )
 
 DAYS, STOP, SENSORS = 18, 16 * PAST, 16
-TINY = Recipe(members=1, folds=2, units=4, width=8, epochs=2, batches=4, batch=32, block_days=3)
+TINY = Recipe(members=1, lanes=1, folds=2, units=4, width=8, epochs=2, batches=4, batch=32, block_days=3)
 
 
 @cache
@@ -247,6 +254,43 @@ def test_training_tells_of_every_epoch() -> None:
     train(panel("temperature"), PAST, STOP, recipe, lambda done, says: told.append((done, says)))
     assert [done for done, _ in told] == [*range(1, recipe.turns + 1)]
     assert re.fullmatch(r"member 2, held-out losses (\d\.\d{4}(, )?){3}", told[-1][1])
+
+
+def test_members_are_the_same_however_many_are_trained_at_once() -> None:
+    "Also where the processes hear of the Ctrl-C of whoever waits for them."
+    recipe, told = replace(TINY, members=3, folds=3), []
+
+    def interrupt(done: int, says: str) -> None:
+        told.append(done)
+        for process in active_children():
+            os.kill(process.pid or 0, signal.SIGINT)
+
+    apart = train(panel("temperature"), PAST, STOP, replace(recipe, lanes=2), interrupt)
+    assert told == [*range(1, recipe.turns + 1)]
+    assert not active_children()
+    assert_same_network(train(panel("temperature"), PAST, STOP, recipe), apart)
+
+
+def planned() -> _Plan:
+    examples = moments(panel("temperature"), 2 * PAST, STOP - PAST)
+    return _planned(panel("temperature"), examples, np.array([], "int64"), replace(TINY, members=2))
+
+
+def test_a_process_that_dies_is_told_and_no_other_is_left() -> None:
+    with (
+        pytest.raises(PartDied, match="temperature: a process that trains members ended with -9, expected"),
+        _started(planned(), 2) as processes,
+    ):
+        next(iter(processes.values())).kill()
+        list(_told("temperature", processes))
+    assert not active_children()
+
+
+def test_ctrl_c_leaves_no_process_behind() -> None:
+    with pytest.raises(KeyboardInterrupt), _started(planned(), 2) as processes:
+        assert all(process.is_alive() for process in processes.values())
+        raise KeyboardInterrupt
+    assert not active_children()
 
 
 @pytest.mark.parametrize("kind", ["temperature", "particulates"])
