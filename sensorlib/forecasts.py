@@ -128,9 +128,8 @@ def run_onnx(
 def _forecaster(registry: Registry, artefact: Artefact) -> Forecaster:
     manifest, run = artefact.manifest, run_onnx(artefact.files[MODEL_FILE])
     past = np.zeros((1, PAST, len(channels_of(manifest.kind))), "float32")
-    run(
-        past, np.zeros((1, context_columns(manifest.kind)), "float32"), np.zeros(1, "int32")
-    )  # Made for other inputs, it refuses
+    context = np.zeros((1, context_columns(manifest.kind)), "float32")
+    run(past, context, np.zeros(1, "int32"))  # Refuses what was made for other inputs
     return Forecaster(
         kind=manifest.kind,
         version=manifest.version,
