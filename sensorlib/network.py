@@ -509,7 +509,7 @@ def stretch(
 
 
 def _in_season(step: np.ndarray, stop: int) -> np.ndarray:
-    "_Weights of steps, by how near in the year they are to the end of the training."
+    "Weights of steps, by how near in the year they are to the end of the training."
     apart = (stop - step) / PAST % 365.25
     return np.exp(-((np.minimum(apart, 365.25 - apart) / _SEASON_DAYS) ** 2) / 2)
 
