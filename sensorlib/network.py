@@ -373,7 +373,7 @@ def _member(plan: _Plan, number: int, weights: _Weights) -> keras.Model:
         network.set_weights(its)
     return join_networks(networks, f"member_{number}")
 
-
+# %% ../nbs/17b_network.ipynb #6b564a46
 class _Trainer:
     "Trains members, one after the other, in the same compiled graph."
 
@@ -458,7 +458,7 @@ def _told(kind: str, processes: dict[Any, Any]) -> Iterator[tuple[int, Any]]:
                     wanted = "expected it to train to the end; -9 is often too little memory, `lanes=1` needs less"
                     raise PartDied(f"{kind}: a process that trains members ended with {code}, {wanted}") from None
 
-
+# %% ../nbs/17b_network.ipynb #709b5868
 def _lanes(recipe: Recipe) -> int:
     "Count the members that are trained at the same time."
     only_cpu = all(name.startswith("cpu") for name in keras.distribution.list_devices())
