@@ -199,13 +199,11 @@ def _heard(past: Any, recipe: Recipe, part: slice) -> Any:
     return ops.concatenate([own, others], axis=2)
 
 
-def _build_network(
-    kind: str, scaling: Scaling, stations: int, columns: int, recipe: Recipe, part: slice, name: str
-) -> keras.Model:
+def _build_network(kind: str, scaling: Scaling, stations: int, recipe: Recipe, part: slice, name: str) -> keras.Model:
     "Build the network that is asked about a part of the horizons."
     horizons = len(AHEAD[part])
     past = layers.Input((PAST, len(channels_of(kind))), name="past")
-    context = layers.Input((columns,), name="context")
+    context = layers.Input((context_columns(kind),), name="context")
     station = layers.Input((), dtype="int32", name="station")
     scaled, last, age = _scaled(kind, scaling, _heard(past, recipe, part))
     hours = ops.reshape(scaled, (-1, PAST // recipe.piece, recipe.piece * scaled.shape[2]))
@@ -233,13 +231,12 @@ def build_networks(
     kind: str,
     scaling: Scaling,
     stations: int,  # Size of the vocabulary
-    columns: int,  # Of the context
     recipe: Recipe,
     name: str,
 ) -> list[keras.Model]:  # (past, context, station) to quantiles on the scale of the kind, (m, horizons, quantiles) each
     "Build the networks of a member, one for each span of horizons, of what it learns."
     return [
-        _build_network(kind, scaling, stations, columns, recipe, part, f"{name}_{number}")
+        _build_network(kind, scaling, stations, recipe, part, f"{name}_{number}")
         for number, (_, part) in enumerate(_SPANS)
     ]
 
@@ -354,8 +351,7 @@ class _Plan:
 
     def build(self, name: str) -> list[keras.Model]:
         "Networks that know nothing yet."
-        kind, known = self.panel.kind, len(self.vocabulary)
-        return build_networks(kind, self.scaling, known, context_columns(kind), self.recipe, name)
+        return build_networks(self.panel.kind, self.scaling, len(self.vocabulary), self.recipe, name)
 
 
 def _planned(panel: Panel, examples: Moments, vocabulary: np.ndarray, recipe: Recipe) -> _Plan:

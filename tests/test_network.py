@@ -95,15 +95,14 @@ def scaling(kind: str) -> Scaling:
     return measure_scaling(kind, inputs(panel(kind), examples)[0], targets(panel(kind), examples))
 
 
-def untrained(kind: str, stations: int, columns: int, name: str = "member") -> keras.Model:
+def untrained(kind: str, stations: int, name: str = "member") -> keras.Model:
     "A member as it is before any training."
-    return join_networks(build_networks(kind, scaling(kind), stations, columns, TINY, name), name)
+    return join_networks(build_networks(kind, scaling(kind), stations, TINY, name), name)
 
 
 def wild(kind: str, seed: int, size: float = 1.0, name: str = "member") -> keras.Model:
     "A member of random weights."
-    given = with_gaps(kind, 1)
-    member = untrained(kind, 3, given[1].shape[1], name)
+    member = untrained(kind, 3, name)
     random = np.random.default_rng(seed)
     member.set_weights([random.normal(0, size, weights.shape) for weights in member.get_weights()])
     return member
@@ -135,7 +134,7 @@ def test_quantiles_never_cross_whatever_the_weights(kind: str, size: float) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_before_any_training_it_says_as_now(kind: str) -> None:
     past, context, station = with_gaps(kind, 50)
-    member = untrained(kind, 30, context.shape[1])
+    member = untrained(kind, 30)
     now = to_scale(kind, last_value(past[:, :, 0]))
     middle = says(member, [past, context, station])[:, :, 2]
     np.testing.assert_allclose(middle, np.repeat(now[:, None], len(AHEAD), axis=1), rtol=1e-6, atol=1e-5)

@@ -93,11 +93,11 @@ def publish_untrained(store_url: str, models: str) -> None:
     for kind in KINDS:
         panel = make_panel(kind, grids, sites)
         some = moments(panel, panel.steps - 1, panel.steps)[np.arange(100)]
-        past, context = inputs(panel, some)
+        past, _ = inputs(panel, some)
         scaling = measure_scaling(kind, past, targets(panel, some))
         members = []
         for number in range(recipe.members):
-            networks = build_networks(kind, scaling, 100, context.shape[1], recipe, f"network_{number}")
+            networks = build_networks(kind, scaling, 100, recipe, f"network_{number}")
             members.append(join_networks(networks, f"member_{number}"))
         assert past.shape[2] == len(channels_of(kind))
         factors = np.ones((len(value_types_of(kind)), len(HORIZONS_MIN), len(QUANTILES)))
